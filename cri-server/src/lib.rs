@@ -1,1 +1,10 @@
-//! The daemon.
+//! The daemon and the command line behind `bulkhead`: CRI services, images, network, records.
+
+pub mod cli;
+pub mod config;
+pub mod failure;
+pub mod image;
+pub mod network;
+pub mod request;
+pub mod security;
+pub mod spec;

@@ -1,1 +1,9 @@
-//! The launcher.
+//! The launcher: takes an OCI runtime spec and file descriptors, and turns them into kernel objects.
+//! Knows nothing of CRI, gRPC, registries, Kubernetes or tokio.
+
+pub mod cgroup;
+pub mod error;
+pub mod launch;
+pub mod monitor;
+pub mod plan;
+pub mod sys;

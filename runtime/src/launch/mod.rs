@@ -1,0 +1,1 @@
+//! Launching: prepare, clone, parent side, child side, ready.

@@ -1,0 +1,3 @@
+//! The per-pod monitor process.
+
+pub mod wire;

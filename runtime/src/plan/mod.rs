@@ -1,0 +1,1 @@
+//! From an OCI spec to ordered steps, pure.

@@ -1,0 +1,1 @@
+//! System calls by family; the only place unsafe is allowed.
