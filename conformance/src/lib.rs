@@ -1,1 +1,9 @@
-//! What proves Bulkhead.
+//! What proves Bulkhead: drives the product from outside, over its socket and its files.
+//!
+//! Nothing here knows the product's other crates: `bulkhead-proto` gives the messages, all else is
+//! what any client, registry or operator sees. Test images and the registry that serves them are
+//! made on the spot; `node` runs a daemon on scratch folders and checks that it leaves nothing.
+
+pub mod images;
+pub mod registry;
+pub mod tar;
