@@ -30,7 +30,14 @@ pub struct Entry {
 
 impl Entry {
     fn new(path: &str, kind: Kind, mode: u32) -> Self {
-        Self { path: path.to_owned(), kind, mode, uid: 0, gid: 0, xattrs: Vec::new() }
+        Self {
+            path: path.to_owned(),
+            kind,
+            mode,
+            uid: 0,
+            gid: 0,
+            xattrs: Vec::new(),
+        }
     }
 
     /// A regular file, mode 0644.
@@ -130,17 +137,28 @@ impl Layer {
             pax_record(&mut extended, &format!("SCHILY.xattr.{name}"), value);
         }
         if !extended.is_empty() {
-            self.member(&header("pax", b'x', "", 0o644, 0, 0, extended.len()), &extended);
+            self.member(
+                &header("pax", b'x', "", 0o644, 0, 0, extended.len()),
+                &extended,
+            );
         }
-        let head =
-            header(&entry.path, flag, link, entry.mode, entry.uid, entry.gid, content.len());
+        let head = header(
+            &entry.path,
+            flag,
+            link,
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            content.len(),
+        );
         self.member(&head, content);
     }
 
     fn member(&mut self, head: &[u8; BLOCK], content: &[u8]) {
         self.bytes.extend_from_slice(head);
         self.bytes.extend_from_slice(content);
-        self.bytes.resize(self.bytes.len().next_multiple_of(BLOCK), 0);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(BLOCK), 0);
     }
 
     /// The archive, with its end mark of two empty blocks.
@@ -198,7 +216,11 @@ mod tests {
         for (key, value, want) in [
             ("a", "b", "6 a=b\n"),
             ("path", "12", "11 path=12\n"),
-            ("path", &"x".repeat(91), &format!("100 path={}\n", "x".repeat(91))),
+            (
+                "path",
+                &"x".repeat(91),
+                &format!("100 path={}\n", "x".repeat(91)),
+            ),
         ] {
             let mut out = Vec::new();
             pax_record(&mut out, key, value.as_bytes());
@@ -225,7 +247,12 @@ mod tests {
             .unwrap();
         std::fs::remove_file(&scratch).unwrap();
         let text = String::from_utf8(listing.stdout).unwrap();
-        for want in ["-rws--x--x 7/9", "etc/link -> motd", "hard link to etc/motd", &long] {
+        for want in [
+            "-rws--x--x 7/9",
+            "etc/link -> motd",
+            "hard link to etc/motd",
+            &long,
+        ] {
             assert!(text.contains(want), "no {want:?} in:\n{text}");
         }
     }

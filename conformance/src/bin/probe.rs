@@ -4,7 +4,10 @@
 //! (static, so that it runs in an image with nothing else). Its first argument, or else the name
 //! it is called by, picks the applet; `pgrep` and `nonewprivs` stand in images under those names.
 
-#![expect(clippy::print_stdout, reason = "a command-line program for inside containers")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a command-line program for inside containers"
+)]
 #![expect(clippy::exit, reason = "ends with the code it was told")]
 
 use std::io::Write;
@@ -12,9 +15,12 @@ use std::time::{Duration, Instant};
 use std::{env, fs, io, process, thread};
 
 fn main() -> process::ExitCode {
-    let mut words: Vec<String> =
-        env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-    let called = words.first().map(|name| name.rsplit('/').next().unwrap_or(name).to_owned());
+    let mut words: Vec<String> = env::args_os()
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let called = words
+        .first()
+        .map(|name| name.rsplit('/').next().unwrap_or(name).to_owned());
     let applet = match called.as_deref() {
         Some("probe" | "pause") if words.len() > 1 => {
             words.remove(0);
@@ -29,7 +35,9 @@ fn main() -> process::ExitCode {
         "nonewprivs" => effective_uid().map(|uid| println!("Effective uid: {uid}")),
         "environ" => raw_environment(),
         "status" => fs::read_to_string("/proc/self/status").map(|text| print!("{text}")),
-        "cat" => rest.iter().try_for_each(|path| io::stdout().write_all(&fs::read(path)?)),
+        "cat" => rest
+            .iter()
+            .try_for_each(|path| io::stdout().write_all(&fs::read(path)?)),
         "args" => {
             println!("{}", rest.join("\n"));
             Ok(())
@@ -53,7 +61,9 @@ fn main() -> process::ExitCode {
 
 /// Prints the pids whose name holds the pattern, as procps does.
 fn pgrep(patterns: &[String]) -> process::ExitCode {
-    let Some(pattern) = patterns.last() else { return process::ExitCode::from(2) };
+    let Some(pattern) = patterns.last() else {
+        return process::ExitCode::from(2);
+    };
     let own = process::id().to_string();
     let mut found = false;
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -75,14 +85,18 @@ fn effective_uid() -> io::Result<String> {
     let text = fs::read_to_string("/proc/self/status")?;
     let line = text.lines().find_map(|line| line.strip_prefix("Uid:"));
     let uid = line.and_then(|line| line.split_whitespace().nth(1));
-    uid.map(str::to_owned).ok_or_else(|| io::Error::other("no Uid in /proc/self/status"))
+    uid.map(str::to_owned)
+        .ok_or_else(|| io::Error::other("no Uid in /proc/self/status"))
 }
 
 /// One entry a line, exactly as the kernel holds them, assignments or not.
 fn raw_environment() -> io::Result<()> {
     let bytes = fs::read("/proc/self/environ")?;
     let mut out = io::stdout().lock();
-    for entry in bytes.split(|byte| *byte == 0).filter(|entry| !entry.is_empty()) {
+    for entry in bytes
+        .split(|byte| *byte == 0)
+        .filter(|entry| !entry.is_empty())
+    {
         out.write_all(entry)?;
         out.write_all(b"\n")?;
     }
@@ -94,7 +108,10 @@ fn write_bytes(words: &[String]) -> io::Result<()> {
     let [stream, hex, times @ ..] = words else {
         return Err(io::Error::other("usage: write out|err HEX [TIMES]"));
     };
-    let times: usize = times.first().map_or(Ok(1), |text| text.parse()).map_err(io::Error::other)?;
+    let times: usize = times
+        .first()
+        .map_or(Ok(1), |text| text.parse())
+        .map_err(io::Error::other)?;
     let unit: Vec<u8> = (0..hex.len() / 2)
         .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16))
         .collect::<Result<_, _>>()
@@ -102,7 +119,9 @@ fn write_bytes(words: &[String]) -> io::Result<()> {
     let all = unit.repeat(times);
     match stream.as_str() {
         "err" => io::stderr().write_all(&all),
-        _ => io::stdout().write_all(&all).and_then(|()| io::stdout().flush()),
+        _ => io::stdout()
+            .write_all(&all)
+            .and_then(|()| io::stdout().flush()),
     }
 }
 
@@ -110,7 +129,9 @@ fn write_bytes(words: &[String]) -> io::Result<()> {
 /// longest time in milliseconds that one line took to be accepted; ends with the exit code.
 fn heartbeat(words: &[String]) -> io::Result<()> {
     let [file, seconds, rate, code] = words else {
-        return Err(io::Error::other("usage: heartbeat FILE SECONDS LINES_PER_SECOND CODE"));
+        return Err(io::Error::other(
+            "usage: heartbeat FILE SECONDS LINES_PER_SECOND CODE",
+        ));
     };
     let number = |text: &String| text.parse::<u64>().map_err(io::Error::other);
     let (seconds, rate, code) = (number(seconds)?, number(rate)?, number(code)?);

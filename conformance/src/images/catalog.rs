@@ -34,13 +34,22 @@ pub const PROBE: &str = "bulkhead.test/probe:1";
 pub const BY_DIGEST: &str = "gcr.io/k8s-staging-cri-tools/test-image-digest";
 
 const BASE_LIBRARIES: &[&str] = &["libc.so.6", "libresolv.so.2", "libm.so.6"];
-const NGINX_LIBRARIES: &[&str] =
-    &["libcrypt.so.1", "libpcre2-8.so.0", "libssl.so.3", "libcrypto.so.3", "libz.so.1"];
+const NGINX_LIBRARIES: &[&str] = &[
+    "libcrypt.so.1",
+    "libpcre2-8.so.0",
+    "libssl.so.3",
+    "libcrypto.so.3",
+    "libz.so.1",
+];
 
 /// Builds all of them. `folder` is for the packages and the compiled probe.
 pub fn build(packages: &Packages, probe: &[u8]) -> Result<Vec<Named>> {
     let base = PackedLayer::new(busybox_layer(packages, probe)?, Compression::Gzip)?;
-    let busybox = || ImageBuilder::new().packed(base.clone()).config("Env", path_variable());
+    let busybox = || {
+        ImageBuilder::new()
+            .packed(base.clone())
+            .config("Env", path_variable())
+    };
     let staging = |name: &str| format!("gcr.io/k8s-staging-cri-tools/{name}");
     let e2e = |name: &str| format!("registry.k8s.io/e2e-test-images/{name}");
     let mut all = vec![
@@ -76,7 +85,10 @@ pub fn build(packages: &Packages, probe: &[u8]) -> Result<Vec<Named>> {
     let nginx = PackedLayer::new(nginx_layer(packages)?, Compression::Gzip)?;
     for (references, port) in [
         (vec![e2e("nginx:1.14-2"), e2e("httpd:2.4.39-4")], 80),
-        (vec![staging(&format!("hostnet-nginx-{}:latest", go_arch()))], 12003),
+        (
+            vec![staging(&format!("hostnet-nginx-{}:latest", go_arch()))],
+            12003,
+        ),
     ] {
         let image = busybox()
             .packed(nginx.clone())
@@ -93,8 +105,14 @@ pub fn build(packages: &Packages, probe: &[u8]) -> Result<Vec<Named>> {
         ("test-image-user-username-group", "www-data:1004"),
         ("test-image-predefined-group", "1000"),
     ] {
-        let image = busybox().config("User", json!(user)).config("Cmd", json!(["sh"])).build()?;
-        all.push(Named { references: vec![staging(&format!("{name}:latest"))], image });
+        let image = busybox()
+            .config("User", json!(user))
+            .config("Cmd", json!(["sh"]))
+            .build()?;
+        all.push(Named {
+            references: vec![staging(&format!("{name}:latest"))],
+            image,
+        });
     }
     for tags in [
         &["test-image-latest:latest"][..],
@@ -103,20 +121,36 @@ pub fn build(packages: &Packages, probe: &[u8]) -> Result<Vec<Named>> {
         &["test-image-1:latest"],
         &["test-image-2:latest"],
         &["test-image-3:latest"],
-        &["test-image-tags:1", "test-image-tags:2", "test-image-tags:3"],
+        &[
+            "test-image-tags:1",
+            "test-image-tags:2",
+            "test-image-tags:3",
+        ],
     ] {
         let mark = Layer::new().file(&format!("marks/{}", tags[0].replace(':', "-")), tags[0]);
-        let image = busybox().layer(mark)?.config("Cmd", json!(["sh"])).build()?;
-        all.push(Named { references: tags.iter().map(|tag| staging(tag)).collect(), image });
+        let image = busybox()
+            .layer(mark)?
+            .config("Cmd", json!(["sh"]))
+            .build()?;
+        all.push(Named {
+            references: tags.iter().map(|tag| staging(tag)).collect(),
+            image,
+        });
     }
-    all.push(Named { references: vec![BY_DIGEST.to_owned()], image: by_digest()? });
+    all.push(Named {
+        references: vec![BY_DIGEST.to_owned()],
+        image: by_digest()?,
+    });
     Ok(all)
 }
 
 /// The image whose digest is compiled into critest, so nothing of Debian's is in it.
 pub fn by_digest() -> Result<Image> {
     ImageBuilder::new()
-        .packed(PackedLayer::new(Layer::new().file("mark", "by digest\n"), Compression::None)?)
+        .packed(PackedLayer::new(
+            Layer::new().file("mark", "by digest\n"),
+            Compression::None,
+        )?)
         .platform("linux", go_arch())
         .build()
 }
@@ -129,8 +163,18 @@ pub fn compile_probe(folder: &std::path::Path) -> Result<Vec<u8>> {
     std::fs::write(&source, include_str!("../bin/probe.rs"))?;
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     run(Command::new("rustc")
-        .args(["--edition=2024", "-Copt-level=s", "-Cpanic=abort", "-Cstrip=symbols"])
-        .args(["-Ctarget-feature=+crt-static", "-Awarnings", "--target", &target])
+        .args([
+            "--edition=2024",
+            "-Copt-level=s",
+            "-Cpanic=abort",
+            "-Cstrip=symbols",
+        ])
+        .args([
+            "-Ctarget-feature=+crt-static",
+            "-Awarnings",
+            "--target",
+            &target,
+        ])
         .arg(&source)
         .arg("-o")
         .arg(&output))?;
@@ -143,17 +187,24 @@ fn path_variable() -> serde_json::Value {
 
 fn busybox_layer(packages: &Packages, probe: &[u8]) -> Result<Layer> {
     let mut layer = Layer::new();
-    for folder in ["bin", "dev", "etc", "home", "lib", "lib64", "mnt", "proc", "root", "run"] {
+    for folder in [
+        "bin", "dev", "etc", "home", "lib", "lib64", "mnt", "proc", "root", "run",
+    ] {
         layer.push(&Entry::directory(folder));
     }
-    for folder in ["sys", "usr", "usr/bin", "usr/sbin", "var", "var/run", "var/log", "var/www"] {
+    for folder in [
+        "sys", "usr", "usr/bin", "usr/sbin", "var", "var/run", "var/log", "var/www",
+    ] {
         layer.push(&Entry::directory(folder));
     }
     layer.push(&Entry::directory("tmp").mode(0o1777));
     let program = packages.path(&["bin/busybox", "usr/bin/busybox"])?;
     let binary = std::fs::read(&program)?;
     layer.push(&Entry::file("bin/busybox", binary).mode(0o755));
-    let listing = Command::new(&program).arg("--list").output().context("ask busybox's applets")?;
+    let listing = Command::new(&program)
+        .arg("--list")
+        .output()
+        .context("ask busybox's applets")?;
     for applet in String::from_utf8_lossy(&listing.stdout).lines() {
         if applet != "busybox" {
             layer.push(&Entry::hard_link(&format!("bin/{applet}"), "bin/busybox"));
@@ -205,10 +256,18 @@ fn nginx_layer(packages: &Packages) -> Result<Layer> {
     let binary = packages.read(&["usr/sbin/nginx"])?;
     layer.push(&Entry::file("usr/sbin/nginx", binary).mode(0o755));
     push_libraries(&mut layer, packages, NGINX_LIBRARIES)?;
-    for folder in ["etc/nginx", "var/log/nginx", "var/lib/nginx", "var/www/html"] {
+    for folder in [
+        "etc/nginx",
+        "var/log/nginx",
+        "var/lib/nginx",
+        "var/www/html",
+    ] {
         layer.push(&Entry::directory(folder));
     }
-    layer.push(&Entry::file("var/www/html/index.html", "<h1>Welcome to nginx!</h1>\n"));
+    layer.push(&Entry::file(
+        "var/www/html/index.html",
+        "<h1>Welcome to nginx!</h1>\n",
+    ));
     Ok(layer)
 }
 

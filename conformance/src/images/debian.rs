@@ -69,7 +69,10 @@ impl Packages {
         names
             .iter()
             .map(|name| {
-                let paths = [format!("lib/{multiarch}/{name}"), format!("usr/lib/{multiarch}/{name}")];
+                let paths = [
+                    format!("lib/{multiarch}/{name}"),
+                    format!("usr/lib/{multiarch}/{name}"),
+                ];
                 Ok(((*name).to_owned(), self.read(&[&paths[0], &paths[1]])?))
             })
             .collect()
@@ -77,7 +80,10 @@ impl Packages {
 
     /// Where an unpacked program stands on this machine.
     pub fn path(&self, candidates: &[&str]) -> Result<PathBuf> {
-        let found = candidates.iter().map(|path| self.root.join(path)).find(|path| path.is_file());
+        let found = candidates
+            .iter()
+            .map(|path| self.root.join(path))
+            .find(|path| path.is_file());
         found.with_context(|| format!("none of {candidates:?} is in the Debian packages"))
     }
 }
@@ -91,7 +97,10 @@ fn download(folder: &Path, names: &[&str]) -> Result<PathBuf> {
     let mut cause = anyhow::anyhow!("no package name given");
     for name in names {
         // Root's download is "unsandboxed" where _apt cannot write: a warning, not a failure.
-        match run(Command::new("apt-get").args(["-qq", "download", name]).current_dir(folder)) {
+        match run(Command::new("apt-get")
+            .args(["-qq", "download", name])
+            .current_dir(folder))
+        {
             Ok(()) => return newest_package(folder, name),
             Err(error) => cause = error,
         }
@@ -112,7 +121,9 @@ fn newest_package(folder: &Path, name: &str) -> Result<PathBuf> {
 
 /// Runs a command to its end; a failure carries what it printed.
 pub fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("start {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("start {command:?}"))?;
     ensure!(
         output.status.success(),
         "{command:?} ended with {}: {}",

@@ -56,7 +56,10 @@ fn input_hash() -> String {
 fn write(folder: &Path, named: &[Named]) -> Result<()> {
     let blobs = folder.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;
-    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    fs::write(
+        folder.join("oci-layout"),
+        r#"{"imageLayoutVersion":"1.0.0"}"#,
+    )?;
     let mut manifests = Vec::new();
     for Named { references, image } in named {
         for blob in image.blobs() {
@@ -71,7 +74,10 @@ fn write(folder: &Path, named: &[Named]) -> Result<()> {
     }
     let index = json!({"schemaVersion": 2, "manifests": manifests});
     // Last, since its presence says that the layout is whole.
-    fs::write(folder.join("index.json"), serde_json::to_vec_pretty(&index)?)?;
+    fs::write(
+        folder.join("index.json"),
+        serde_json::to_vec_pretty(&index)?,
+    )?;
     Ok(())
 }
 
@@ -95,8 +101,13 @@ pub fn read(folder: &Path) -> Result<Vec<Stored>> {
         for layer in body["layers"].as_array().into_iter().flatten() {
             blobs.push(load(folder, layer)?);
         }
-        let reference = descriptor["annotations"][REFERENCE].as_str().unwrap_or_default();
-        images.push(Stored { reference: reference.to_owned(), blobs });
+        let reference = descriptor["annotations"][REFERENCE]
+            .as_str()
+            .unwrap_or_default();
+        images.push(Stored {
+            reference: reference.to_owned(),
+            blobs,
+        });
     }
     Ok(images)
 }
@@ -106,9 +117,13 @@ fn parse(bytes: &[u8]) -> Result<Value> {
 }
 
 fn load(folder: &Path, descriptor: &Value) -> Result<Blob> {
-    let digest = descriptor["digest"].as_str().context("a descriptor without digest")?;
+    let digest = descriptor["digest"]
+        .as_str()
+        .context("a descriptor without digest")?;
     let path = folder.join("blobs").join(digest.replace(':', "/"));
     let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    let media_type = descriptor["mediaType"].as_str().unwrap_or("application/octet-stream");
+    let media_type = descriptor["mediaType"]
+        .as_str()
+        .unwrap_or("application/octet-stream");
     Ok(Blob::new(media_type, bytes))
 }

@@ -41,7 +41,11 @@ impl Blob {
     /// Content under a media type.
     pub fn new(media_type: &str, bytes: impl Into<Bytes>) -> Self {
         let bytes = bytes.into();
-        Self { digest: digest(&bytes), media_type: media_type.to_owned(), bytes }
+        Self {
+            digest: digest(&bytes),
+            media_type: media_type.to_owned(),
+            bytes,
+        }
     }
 
     /// The OCI descriptor of this content.
@@ -64,7 +68,9 @@ pub struct Image {
 impl Image {
     /// All content: manifest, config, layers.
     pub fn blobs(&self) -> impl Iterator<Item = &Blob> {
-        [&self.manifest, &self.config].into_iter().chain(&self.layers)
+        [&self.manifest, &self.config]
+            .into_iter()
+            .chain(&self.layers)
     }
 }
 
@@ -117,7 +123,10 @@ impl PackedLayer {
     pub fn new(layer: Layer, compression: Compression) -> Result<Self> {
         let tar = layer.finish();
         let bytes = compression.apply(&tar).context("compress a layer")?;
-        Ok(Self { blob: Blob::new(compression.oci_type(), bytes), diff_id: digest(&tar) })
+        Ok(Self {
+            blob: Blob::new(compression.oci_type(), bytes),
+            diff_id: digest(&tar),
+        })
     }
 
     /// The same content under another media type.
@@ -211,7 +220,11 @@ impl ImageBuilder {
             "layers": layers.iter().map(Blob::descriptor).collect::<Vec<_>>(),
         });
         let manifest = Blob::new(&self.manifest_type, serde_json::to_vec(&manifest)?);
-        Ok(Image { manifest, config, layers })
+        Ok(Image {
+            manifest,
+            config,
+            layers,
+        })
     }
 }
 
@@ -234,7 +247,11 @@ mod tests {
             let make = || {
                 let layer = Layer::new().file("a", "1");
                 let packed = PackedLayer::new(layer, compression).unwrap();
-                ImageBuilder::new().packed(packed).config("User", json!("7")).build().unwrap()
+                ImageBuilder::new()
+                    .packed(packed)
+                    .config("User", json!("7"))
+                    .build()
+                    .unwrap()
             };
             let (one, two) = (make(), make());
             assert_eq!(one.manifest.digest, two.manifest.digest);

@@ -22,9 +22,9 @@ use bulkhead_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 
-pub use self::calls::Exec;
+pub use self::calls::{Exec, Log};
 use self::leaks::Snapshot;
-pub use self::process::Limits;
+pub use self::process::{Limits, bulkhead_path, monitor_path, signal, target};
 use crate::registry::Registry;
 
 /// How long a daemon may take from exec to its first answer, on a busy machine.
@@ -74,7 +74,10 @@ impl Node {
         fs::create_dir_all(&root).with_context(|| format!("make {}", root.display()))?;
         fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
         registry.mirrors(&root.join("certs.d"), hosts)?;
-        fs::write(root.join("config.toml"), configuration(&root, &state, &options.config))?;
+        fs::write(
+            root.join("config.toml"),
+            configuration(&root, &state, &options.config),
+        )?;
         let socket = state.join("bulkhead.sock");
         let listener = match options.activated {
             true => Some(UnixListener::bind(&socket).context("bind the activation socket")?),
@@ -104,20 +107,34 @@ impl Node {
     pub async fn launch(&mut self) -> Result<()> {
         let config = self.root.join("config.toml");
         let log = self.root.join("daemon.log");
-        self.child =
-            Some(process::spawn(&config, &log, self.options.files, self.listener.as_ref())?);
+        self.child = Some(process::spawn(
+            &config,
+            &log,
+            self.options.files,
+            self.listener.as_ref(),
+        )?);
         let begin = Instant::now();
         loop {
             match self.version().await {
                 Ok(_) => break,
                 Err(error) if begin.elapsed() > START => {
-                    bail!("no answer after {START:?}: {error}; its log:\n{}", self.log_tail())
+                    bail!(
+                        "no answer after {START:?}: {error}; its log:\n{}",
+                        self.log_tail()
+                    )
                 }
                 Err(_) => {}
             }
-            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().transpose())
+            if let Some(status) = self
+                .child
+                .as_mut()
+                .and_then(|child| child.try_wait().transpose())
             {
-                bail!("the daemon ended with {:?}; its log:\n{}", status?, self.log_tail());
+                bail!(
+                    "the daemon ended with {:?}; its log:\n{}",
+                    status?,
+                    self.log_tail()
+                );
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -183,7 +200,9 @@ impl Node {
 
     /// Removes all pods and images, stops the daemon, and fails if anything is left on the machine.
     pub async fn finish(mut self) -> Result<()> {
-        self.remove_everything().await.with_context(|| format!("log:\n{}", self.log_tail()))?;
+        self.remove_everything()
+            .await
+            .with_context(|| format!("log:\n{}", self.log_tail()))?;
         self.before.compare_until_equal(self.ids_on_disk()).await?;
         self.stop().await?;
         self.before.compare_until_equal(Vec::new()).await?;
@@ -238,8 +257,14 @@ pub fn channel(socket: &Path) -> Result<Channel> {
     let socket = socket.to_owned();
     // The address is required by the type and used for nothing but the authority header.
     let endpoint = Endpoint::from_static("http://localhost");
-    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
-    })))
+    Ok(
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move {
+                tokio::net::UnixStream::connect(socket)
+                    .await
+                    .map(TokioIo::new)
+            }
+        })),
+    )
 }

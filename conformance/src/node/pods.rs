@@ -33,7 +33,11 @@ pub fn pod(node: &Node, name: &str) -> cri::PodSandboxConfig {
 pub fn host_network_pod(node: &Node, name: &str) -> cri::PodSandboxConfig {
     let mut config = pod(node, name);
     config.hostname.clear();
-    if let Some(context) = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
+    if let Some(context) = config
+        .linux
+        .as_mut()
+        .and_then(|linux| linux.security_context.as_mut())
+    {
         context.namespace_options = Some(namespaces(cri::NamespaceMode::Node));
     }
     config
@@ -52,8 +56,14 @@ pub fn namespaces(network: cri::NamespaceMode) -> cri::NamespaceOption {
 /// A container of `image` that runs `command` (the image's own if empty), log file `name/0.log`.
 pub fn container(name: &str, image: &str, command: &[&str]) -> cri::ContainerConfig {
     cri::ContainerConfig {
-        metadata: Some(cri::ContainerMetadata { name: name.to_owned(), attempt: 0 }),
-        image: Some(cri::ImageSpec { image: image.to_owned(), ..Default::default() }),
+        metadata: Some(cri::ContainerMetadata {
+            name: name.to_owned(),
+            attempt: 0,
+        }),
+        image: Some(cri::ImageSpec {
+            image: image.to_owned(),
+            ..Default::default()
+        }),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
         log_path: format!("{name}/0.log"),
         labels: labels(&[("io.kubernetes.container.name", name)]),
@@ -90,6 +100,9 @@ pub fn mount(host: &std::path::Path, container: &str, readonly: bool) -> cri::Mo
 }
 
 /// Pairs as a label or annotation map.
-pub fn labels(pairs: &[(&str, &str)]) -> std::collections::HashMap<String, String> {
-    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+pub fn labels(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
 }

@@ -52,7 +52,11 @@ pub fn monitor_path() -> PathBuf {
 /// A short text no other node on this machine has.
 pub(super) fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    format!("{:x}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{:x}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// Waits for the machine's one place for a node.
@@ -78,10 +82,16 @@ pub(super) fn spawn(
     listener: Option<&UnixListener>,
 ) -> Result<Child> {
     let bulkhead = bulkhead_path();
-    let log = OpenOptions::new().create(true).append(true).open(log).context("open the log")?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .context("open the log")?;
     let mut script = String::from("exec 9>&-\n");
     if let Some(Limits { soft, hard }) = files {
-        script.push_str(&format!("ulimit -H -n {hard} || exit 91\nulimit -S -n {soft} || exit 92\n"));
+        script.push_str(&format!(
+            "ulimit -H -n {hard} || exit 91\nulimit -S -n {soft} || exit 92\n"
+        ));
     }
     let inherited = match listener {
         Some(listener) => {
@@ -130,7 +140,10 @@ pub(super) async fn terminate(mut child: Child) -> Result<()> {
 
 /// Sends a signal to one process.
 pub fn signal(pid: u32, signal: Signal) -> Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no such pid")?;
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("no such pid")?;
     rustix::process::kill_process(pid, signal)
         .with_context(|| format!("send {signal:?} to {}", pid.as_raw_nonzero()))
 }

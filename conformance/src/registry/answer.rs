@@ -20,12 +20,19 @@ pub struct Answer {
 impl Answer {
     /// An answer without body.
     pub fn status(status: u16) -> Self {
-        Self { status, ..Self::default() }
+        Self {
+            status,
+            ..Self::default()
+        }
     }
 
     /// 200 with a body.
     pub fn body(bytes: impl Into<Bytes>) -> Self {
-        Self { status: 200, body: bytes.into(), ..Self::default() }
+        Self {
+            status: 200,
+            body: bytes.into(),
+            ..Self::default()
+        }
     }
 
     /// 200 with content and the headers that belong to it.

@@ -67,7 +67,10 @@ pub struct Registry {
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Registry").field("address", &self.address).finish_non_exhaustive()
+        formatter
+            .debug_struct("Registry")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +86,12 @@ impl Registry {
         let server = thread::Builder::new()
             .name("registry".to_owned())
             .spawn(move || serve::run(listener, shared, stopped))?;
-        Ok(Self { address, state, stop: Some(stop), server: Some(server) })
+        Ok(Self {
+            address,
+            state,
+            stop: Some(stop),
+            server: Some(server),
+        })
     }
 
     /// `127.0.0.1:PORT`.
@@ -109,7 +117,9 @@ impl Registry {
     pub fn add_manifest(&self, name: &str, manifest: &Blob) {
         let mut state = self.lock();
         state.manifests.insert(manifest.digest.clone());
-        state.blobs.insert(manifest.digest.clone(), manifest.clone());
+        state
+            .blobs
+            .insert(manifest.digest.clone(), manifest.clone());
         if name.contains(':') {
             state.tags.insert(name.to_owned(), manifest.digest.clone());
         }
@@ -123,7 +133,9 @@ impl Registry {
                 self.add_manifest(name, manifest);
             }
             let mut state = self.lock();
-            state.blobs.extend(blobs.into_iter().map(|blob| (blob.digest.clone(), blob)));
+            state
+                .blobs
+                .extend(blobs.into_iter().map(|blob| (blob.digest.clone(), blob)));
         }
     }
 
@@ -142,9 +154,12 @@ impl Registry {
         let own = self.host();
         for host in hosts.iter().copied().chain([own.as_str()]) {
             let folder = certs_d.join(host);
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("make {}", folder.display()))?;
-            let server = if host == own { format!("http://{own}") } else { format!("https://{host}") };
+            fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+            let server = if host == own {
+                format!("http://{own}")
+            } else {
+                format!("https://{host}")
+            };
             let text = format!(
                 "server = \"{server}\"\n\n[host.\"http://{own}\"]\n  \
                  capabilities = [\"pull\", \"resolve\"]\n"

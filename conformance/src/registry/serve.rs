@@ -29,7 +29,10 @@ pub(super) fn run(
     state: Arc<Mutex<State>>,
     stopped: oneshot::Receiver<()>,
 ) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return eprintln!("registry: no runtime: {error}"),
     };
@@ -79,7 +82,10 @@ async fn answer(
         .headers
         .iter()
         .map(|(name, value)| {
-            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            (
+                name.to_string(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
         })
         .collect();
     let seen = Seen {
@@ -100,7 +106,9 @@ async fn answer(
 
 /// The answer of an honest registry.
 fn ordinary(state: &State, seen: &Seen) -> Answer {
-    let Some(rest) = seen.path.strip_prefix("/v2/") else { return unknown("NAME_UNKNOWN") };
+    let Some(rest) = seen.path.strip_prefix("/v2/") else {
+        return unknown("NAME_UNKNOWN");
+    };
     if rest.is_empty() {
         return Answer::json(&json!({}));
     }
@@ -130,13 +138,23 @@ fn unknown(code: &str) -> Answer {
 /// Serves `bytes=FIRST-[LAST]`; anything else gets the whole (RFC 9110 §14.2 allows it).
 fn ranged(range: &str, mut answer: Answer) -> Answer {
     let size = answer.body.len();
-    let bounds = range.strip_prefix("bytes=").and_then(|text| text.split_once('-'));
-    let Some((first, last)) = bounds else { return answer };
-    let Ok(first) = first.parse::<usize>() else { return answer };
+    let bounds = range
+        .strip_prefix("bytes=")
+        .and_then(|text| text.split_once('-'));
+    let Some((first, last)) = bounds else {
+        return answer;
+    };
+    let Ok(first) = first.parse::<usize>() else {
+        return answer;
+    };
     if first >= size {
         return Answer::status(416).header("content-range", &format!("bytes */{size}"));
     }
-    let last = last.parse::<usize>().unwrap_or(size - 1).min(size - 1).max(first);
+    let last = last
+        .parse::<usize>()
+        .unwrap_or(size - 1)
+        .min(size - 1)
+        .max(first);
     answer.status = 206;
     answer.body = answer.body.slice(first..=last);
     answer.header("content-range", &format!("bytes {first}-{last}/{size}"))
@@ -153,7 +171,11 @@ fn respond(seen: &Seen, answer: Answer) -> Response<Body> {
     if !answer.chunked {
         response = response.header("content-length", declared);
     }
-    let body = if seen.method == "HEAD" { Bytes::new() } else { answer.body };
+    let body = if seen.method == "HEAD" {
+        Bytes::new()
+    } else {
+        answer.body
+    };
     let cut = seen.method != "HEAD" && !answer.chunked && declared > body.len();
     let pieces = (0..body.len())
         .step_by(PIECE)

@@ -1,0 +1,147 @@
+//! The command line of the rig; the Makefile's recipes call it.
+
+#![expect(clippy::print_stdout, reason = "a command-line program")]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use bulkhead_conformance::critest::{self, Groups, HOSTS, Run};
+use bulkhead_conformance::demo;
+use bulkhead_conformance::images::{catalog, layout};
+use bulkhead_conformance::node::{self, Node};
+use bulkhead_conformance::registry::Registry;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Test images, a registry, critest and benchmarks for Bulkhead")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Builds the test images if they are not there, and prints their folder.
+    Images,
+    /// Prints the digest that takes the place of critest's.
+    Digest,
+    /// Serves the test images on loopback until ended.
+    Serve {
+        /// Where to write the hosts.toml files that lead to it.
+        #[arg(long)]
+        certs_d: PathBuf,
+    },
+    /// Starts a daemon, a registry and a pod (`make run`).
+    Up {
+        /// The demo's folder.
+        #[arg(long)]
+        root: PathBuf,
+        /// The Pod manifest.
+        #[arg(long)]
+        manifest: PathBuf,
+    },
+    /// Ends what `up` started (`make stop`).
+    Down {
+        /// The demo's folder.
+        #[arg(long)]
+        root: PathBuf,
+    },
+    /// Runs critest.
+    Critest {
+        /// Which specs.
+        #[arg(long, value_enum, default_value = "required")]
+        groups: Groups,
+        /// A regular expression that narrows them.
+        #[arg(long, default_value = "")]
+        only: String,
+        /// Another runtime's socket instead of a fresh Bulkhead node.
+        #[arg(long)]
+        socket: Option<PathBuf>,
+        /// The JSON report.
+        #[arg(long)]
+        report: PathBuf,
+        /// The Markdown table.
+        #[arg(long)]
+        table: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(run(Arguments::parse().command)));
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("conformance: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Images => println!("{}", layout::ensure(&node::target())?.display()),
+        Command::Digest => println!("{}", catalog::by_digest()?.manifest.digest),
+        Command::Serve { certs_d } => demo::serve(&certs_d)?,
+        Command::Up { root, manifest } => demo::up(&root, &manifest)?,
+        Command::Down { root } => demo::down(&root)?,
+        Command::Critest {
+            groups,
+            only,
+            socket,
+            report,
+            table,
+        } => {
+            return run_critest(groups, only, socket, report, table).await;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_critest(
+    groups: Groups,
+    only: String,
+    socket: Option<PathBuf>,
+    report: PathBuf,
+    table: Option<PathBuf>,
+) -> Result<ExitCode> {
+    let result = match socket {
+        Some(socket) => critest::run(&Run {
+            socket,
+            groups,
+            only,
+            report,
+        })?,
+        None => {
+            let registry = Registry::start()?;
+            registry.add_layout(layout::read(&layout::ensure(&node::target())?)?);
+            let node = Node::start(&registry, HOSTS).await?;
+            let result = critest::run(&Run {
+                socket: node.socket(),
+                groups,
+                only,
+                report,
+            })?;
+            node.finish().await?;
+            result
+        }
+    };
+    for spec in &result.specs {
+        if let critest::report::Outcome::Failed(why) = &spec.outcome {
+            println!("FAILED {}: {why}", spec.name);
+        }
+    }
+    if let Some(path) = table {
+        std::fs::write(&path, result.table())?;
+    }
+    let (passed, failed, skipped) = result.counts();
+    println!("critest, seed {}:", result.seed);
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

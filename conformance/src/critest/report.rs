@@ -1,0 +1,187 @@
+//! critest's JSON report (ginkgo v2, `types.Report`) and the table made from it.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+/// How a spec ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It passed.
+    Passed,
+    /// It failed, with the first line of why.
+    Failed(String),
+    /// It did not run, with the reason.
+    Skipped(String),
+}
+
+/// A spec and its outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// Group and text, without critest's "[k8s.io]".
+    pub name: String,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// All specs, in the order of their names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The specs.
+    pub specs: Vec<Spec>,
+    /// The seed of the random order.
+    pub seed: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Suite {
+    suite_config: SuiteConfig,
+    #[serde(default)]
+    spec_reports: Option<Vec<SpecReport>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SuiteConfig {
+    random_seed: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SpecReport {
+    #[serde(default)]
+    container_hierarchy_texts: Option<Vec<String>>,
+    leaf_node_type: String,
+    leaf_node_text: String,
+    state: String,
+    #[serde(default)]
+    failure: Option<Failure>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Failure {
+    #[serde(default)]
+    message: String,
+}
+
+impl Report {
+    /// Reads the report of one suite.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let suites: Vec<Suite> = serde_json::from_slice(bytes).context("parse critest's report")?;
+        let suite = suites
+            .into_iter()
+            .next()
+            .context("critest's report holds no suite")?;
+        let reports = suite.spec_reports.unwrap_or_default();
+        let mut specs: Vec<Spec> = reports
+            .into_iter()
+            .filter(|report| report.leaf_node_type == "It")
+            .map(spec)
+            .collect();
+        specs.sort_by(|one, two| one.name.cmp(&two.name));
+        Ok(Self {
+            specs,
+            seed: suite.suite_config.random_seed,
+        })
+    }
+
+    /// Passed, failed, skipped.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        self.specs
+            .iter()
+            .fold((0, 0, 0), |(passed, failed, skipped), spec| {
+                match spec.outcome {
+                    Outcome::Passed => (passed + 1, failed, skipped),
+                    Outcome::Failed(_) => (passed, failed + 1, skipped),
+                    Outcome::Skipped(_) => (passed, failed, skipped + 1),
+                }
+            })
+    }
+
+    /// `docs/conformance.md`.
+    pub fn table(&self) -> String {
+        let (passed, failed, skipped) = self.counts();
+        let mut text = format!(
+            "# Conformance\n\n\
+             Written by `make conformance` from critest's report; do not edit.\n\n\
+             critest of `sigs.k8s.io/cri-tools` v1.37.0, built from its Go module. Its images come \
+             from a registry on\nloopback that serves equivalents built from Debian packages; one \
+             constant of the suite, the digest of\n`test-image-digest`, is replaced by the digest of \
+             ours. Nothing else is changed.\n\n\
+             {passed} passed, {failed} failed, {skipped} skipped, of {} specs.\n\n\
+             | name | outcome |\n|---|---|\n",
+            self.specs.len()
+        );
+        for spec in &self.specs {
+            let outcome = match &spec.outcome {
+                Outcome::Passed => "passed".to_owned(),
+                Outcome::Failed(why) => format!("failed: {}", cell(why)),
+                Outcome::Skipped(why) => format!("skipped: {}", cell(why)),
+            };
+            // Writing to a String cannot fail.
+            writeln!(text, "| {} | {outcome} |", cell(&spec.name)).ok();
+        }
+        text
+    }
+}
+
+fn spec(report: SpecReport) -> Spec {
+    let mut words = report.container_hierarchy_texts.unwrap_or_default();
+    words.push(report.leaf_node_text);
+    let why = report.failure.unwrap_or_default().message;
+    let outcome = match report.state.as_str() {
+        "passed" => Outcome::Passed,
+        "skipped" | "pending" if why.is_empty() => Outcome::Skipped("not selected".to_owned()),
+        "skipped" | "pending" => Outcome::Skipped(first_line(&why)),
+        state => Outcome::Failed(format!("{state}: {}", first_line(&why))),
+    };
+    Spec {
+        name: words.join(" ").replace("[k8s.io] ", ""),
+        outcome,
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn cell(text: &str) -> String {
+    let short: String = text.chars().take(160).collect();
+    short.replace('|', "\\|")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_state_of_a_spec_becomes_a_row() {
+        let report = br#"[{"SuiteConfig":{"RandomSeed":7},"SpecReports":[
+            {"LeafNodeType":"BeforeSuite","LeafNodeText":"","State":"passed"},
+            {"ContainerHierarchyTexts":["[k8s.io] B","c"],"LeafNodeType":"It","LeafNodeText":"d",
+             "State":"passed"},
+            {"ContainerHierarchyTexts":["[k8s.io] A"],"LeafNodeType":"It","LeafNodeText":"e",
+             "State":"failed","Failure":{"Message":"\n no | luck\nmore"}},
+            {"ContainerHierarchyTexts":null,"LeafNodeType":"It","LeafNodeText":"f",
+             "State":"skipped","Failure":{"Message":"no SELinux"}},
+            {"LeafNodeType":"It","LeafNodeText":"g","State":"panicked"}]}]"#;
+        let report = Report::parse(report).unwrap();
+        assert_eq!(report.counts(), (1, 2, 1));
+        let table = report.table();
+        for row in [
+            "| B c d | passed |",
+            r"| A e | failed: failed: no \| luck |",
+            "| f | skipped: no SELinux |",
+            "| g | failed: panicked:  |",
+        ] {
+            assert!(table.contains(row), "no {row:?} in\n{table}");
+        }
+    }
+}
