@@ -48,7 +48,7 @@ impl Known {
     }
 
     fn put(&self, field: &FieldDescriptorProto, out: &mut Vec<u8>) {
-        let number = u32::try_from(field.number()).unwrap();
+        let number = u32::try_from(field.number()).expect("field numbers are positive");
         let mut key = |wire| encode_key(number, wire, out);
         let bytes = match field.r#type() {
             Type::String | Type::Bytes => format!("{}-{number}", field.name()).into_bytes(),
@@ -71,7 +71,7 @@ impl Known {
             other => panic!("{}: CRI has no fields of type {other:?}", field.name()),
         };
         key(WireType::LengthDelimited);
-        encode_varint(u64::try_from(bytes.len()).unwrap(), out);
+        encode_varint(u64::try_from(bytes.len()).expect("a length fits"), out);
         out.extend_from_slice(&bytes);
     }
 }
@@ -79,8 +79,8 @@ impl Known {
 fn field_numbers(mut bytes: &[u8]) -> BTreeSet<u32> {
     let mut numbers = BTreeSet::new();
     while !bytes.is_empty() {
-        let (number, wire) = decode_key(&mut bytes).unwrap();
-        skip_field(wire, number, &mut bytes, Default::default()).unwrap();
+        let (number, wire) = decode_key(&mut bytes).expect("bytes prost wrote");
+        skip_field(wire, number, &mut bytes, Default::default()).expect("bytes prost wrote");
         numbers.insert(number);
     }
     numbers
@@ -97,9 +97,9 @@ where
     let sent = theirs.encode_to_vec();
     let ours =
         Ours::decode(&sent[..]).unwrap_or_else(|e| panic!("{name}: ours reads k8s-cri: {e}"));
-    let back = Theirs::decode(&ours.encode_to_vec()[..]).unwrap();
+    let back = Theirs::decode(&ours.encode_to_vec()[..]).expect("bytes the other side wrote");
     assert_eq!(theirs, back, "{name} changed on its way through ours");
-    let again = Ours::decode(&back.encode_to_vec()[..]).unwrap();
+    let again = Ours::decode(&back.encode_to_vec()[..]).expect("bytes the other side wrote");
     assert_eq!(ours, again, "{name} changed on its way through k8s-cri");
     field_numbers(&sent).len()
 }
