@@ -1,0 +1,204 @@
+//! Every key with what it means to an operator: the comments of `bulkhead config print`, and what a
+//! misspelt key is compared with. Pure data.
+
+/// One key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Key {
+    /// Dotted path.
+    pub(super) path: &'static str,
+    /// One line for people.
+    pub(super) doc: &'static str,
+}
+
+const fn key(path: &'static str, doc: &'static str) -> Key {
+    Key { path, doc }
+}
+
+/// All keys, in the order of a printed configuration.
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "root",
+        "Directory for what survives a reboot: images, writable layers, records.",
+    ),
+    key(
+        "state",
+        "Directory for what does not: monitors' sockets, pods' files. A tmpfs is best.",
+    ),
+    key(
+        "handlers",
+        "Names for RuntimeClass; the first is the default one.",
+    ),
+    key(
+        "socket.path",
+        "Unix socket of the CRI. One inherited through LISTEN_FDS goes before it.",
+    ),
+    key("socket.mode", "Its mode, in octal digits."),
+    key("socket.owner", "Its owner, a numeric user id."),
+    key("socket.group", "Its group, a numeric group id."),
+    key(
+        "monitor.path",
+        "The bulkhead-monitor executable. Unset: the one beside bulkhead.",
+    ),
+    key(
+        "log.level",
+        "error, warn, info, debug or trace; or directives such as info,bulkhead=debug.",
+    ),
+    key("log.format", "human or json."),
+    key(
+        "telemetry.otlp-endpoint",
+        "Where traces go, such as http://127.0.0.1:4317. Unset: nowhere.",
+    ),
+    key(
+        "network.bridge",
+        "Bridge of the embedded network, at most 15 bytes.",
+    ),
+    key(
+        "network.pod-cidrs",
+        "Ranges of pod addresses until the control plane sets others; IPv4, IPv6 or one of each.",
+    ),
+    key(
+        "network.mtu",
+        "MTU of pods' interfaces. Unset: that of the node's default route.",
+    ),
+    key(
+        "network.host-ports",
+        "Serve host ports. False: pods that ask for one are refused.",
+    ),
+    key(
+        "images.certs-d",
+        "Directories with a hosts.toml per registry; the first that has one is used.",
+    ),
+    key(
+        "images.max-layer-bytes",
+        "Most bytes one layer may unpack to.",
+    ),
+    key(
+        "images.max-layer-entries",
+        "Most files and directories one layer may hold.",
+    ),
+    key(
+        "images.concurrent-layers",
+        "Layers fetched at once per pull.",
+    ),
+    key(
+        "images.progress-timeout-seconds",
+        "A pull that receives nothing for so long is given up.",
+    ),
+    key(
+        "seccomp.when-unset",
+        "For containers whose request has no seccomp field: unconfined (CRI's meaning) or runtime-default.",
+    ),
+    key(
+        "capabilities.default",
+        "restricted (nine capabilities) or conventional (fourteen).",
+    ),
+    key("cgroup.driver", "cgroupfs."),
+    key("cgroup.parent", "Cgroup of pods whose request names none."),
+    key(
+        "rlimits.nofile-soft",
+        "Open files a container's process starts with, whatever the daemon's own limit.",
+    ),
+    key("rlimits.nofile-hard", "Open files it may raise that to."),
+    key(
+        "stats.period-seconds",
+        "Time between two background samples of usage.",
+    ),
+    key(
+        "limits.message-bytes",
+        "Largest gRPC message sent or received. Clients accept 16 MiB.",
+    ),
+];
+
+/// The key's documentation.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Whether `path` is a table that holds keys.
+pub(super) fn is_table(path: &str) -> bool {
+    KEYS.iter().any(|key| {
+        key.path
+            .split_once('.')
+            .is_some_and(|(table, _)| table == path)
+    })
+}
+
+/// The known key nearest to a misspelt one, if any is near enough to be meant.
+pub(super) fn nearest(path: &str) -> Option<&'static str> {
+    let tables = KEYS
+        .iter()
+        .filter_map(|key| Some(key.path.split_once('.')?.0));
+    KEYS.iter()
+        .map(|key| key.path)
+        .chain(tables)
+        .map(|known| (score(path, known), known))
+        .filter(|(score, known)| *score <= known.len().max(path.len()) / 3)
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// Edits between the two; the right key in the wrong table counts as one edit.
+fn score(given: &str, known: &str) -> usize {
+    let given = given.replace('_', "-").to_lowercase();
+    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    let whole = distance(&given, known);
+    if last(&given) == last(known) {
+        whole.min(1)
+    } else {
+        whole
+    }
+}
+
+/// Levenshtein distance. Keys are short; longer input is cut before it costs anything.
+fn distance(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.chars().take(64).collect();
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.iter().enumerate() {
+        let mut before = i;
+        let mut left = i + 1;
+        for (cb, above) in b.iter().zip(row.iter_mut().skip(1)) {
+            let here = (before + usize::from(ca != cb))
+                .min(left + 1)
+                .min(*above + 1);
+            before = std::mem::replace(above, here);
+            left = here;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(a.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_key_finds_the_one_meant() {
+        for (given, meant) in [
+            ("rot", Some("root")),
+            ("socket.pth", Some("socket.path")),
+            ("images.certs_d", Some("images.certs-d")),
+            ("bridge", Some("network.bridge")),
+            ("log.when-unset", Some("seccomp.when-unset")),
+            ("netwrok", Some("network")),
+            ("zebra", None),
+        ] {
+            assert_eq!(nearest(given), meant, "for {given}");
+        }
+    }
+
+    #[test]
+    fn distances_are_edit_distances() {
+        for (a, b, want) in [
+            ("", "", 0),
+            ("", "ab", 2),
+            ("kitten", "sitting", 3),
+            ("ab", "", 2),
+        ] {
+            assert_eq!(distance(a, b), want, "{a} to {b}");
+        }
+    }
+}
