@@ -1,0 +1,4 @@
+//! Unpacking one layer.
+
+pub mod limits;
+pub(crate) mod xattr;
