@@ -1,1 +1,92 @@
-//! To be filled.
+//! The command line: what can be asked for, and who answers it. Parse, call, print.
+//!
+//! Exit codes: 0 done, 1 failed or (for `check`) something needed is missing, 2 misused.
+
+#![expect(
+    clippy::print_stdout,
+    reason = "printing is what a command line is for"
+)]
+
+mod config;
+mod serve;
+mod terminal;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, ensure};
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::config::{DEFAULT_FILE, Loaded};
+
+/// Bulkhead, a Kubernetes CRI runtime.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, propagate_version = true)]
+pub struct Cli {
+    /// Configuration file; drop-ins are read from config.d beside it
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon
+    Serve,
+    /// Show or check the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the command; says on standard error why it failed.
+pub fn main(cli: Cli) -> ExitCode {
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bulkhead: {}", terminal::safe(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let file = cli.config.as_deref();
+    match cli.command {
+        Command::Serve => serve::run(load(file)?.config).map(|()| ExitCode::SUCCESS),
+        Command::Config(command) => config::run(command, file),
+        Command::Version => {
+            println!("bulkhead {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "bulkhead",
+                &mut std::io::stdout(),
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The configuration. The default file may be missing, one that was named may not.
+fn load(file: Option<&Path>) -> anyhow::Result<Loaded> {
+    if let Some(file) = file {
+        ensure!(file.is_file(), "--config {}: no such file", file.display());
+    }
+    Loaded::read(file.unwrap_or(Path::new(DEFAULT_FILE))).context("configuration")
+}

@@ -1,0 +1,149 @@
+//! What may reach a terminal: names and messages come from tenants, images and registries, and
+//! an escape sequence among them can retitle a window, answer queries or hide lines (threat F6,
+//! CVE-2017-5226 and its class). Pure.
+
+use std::fmt::Write as _;
+
+/// The text with every control character replaced by its escape, so that it stays in its line.
+pub(super) fn safe(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Beyond C0 and C1: marks that reorder text (CVE-2021-42574) and line separators.
+        let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || reorders {
+            write!(out, "{}", c.escape_default()).unwrap_or_default();
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Takes escape sequences and control characters but tab out of a stream of bytes, however it is
+/// cut into pieces. Line ends are the caller's to keep.
+#[derive(Debug, Default)]
+pub(super) struct Stripper {
+    state: State,
+}
+
+/// Where in a sequence the stream is (ECMA-48, clauses 5.3 and 5.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum State {
+    #[default]
+    Text,
+    /// After ESC.
+    Escape,
+    /// In a control sequence, until its final byte.
+    Control,
+    /// In a string (OSC, DCS, …), until BEL or ST.
+    String,
+    /// After ESC in a string: a backslash ends it.
+    StringEscape,
+    /// After the first byte of a two-byte UTF-8 C1 control.
+    HighControl,
+}
+
+impl Stripper {
+    /// The harmless part of `piece`.
+    pub(super) fn strip(&mut self, piece: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(piece.len());
+        for &byte in piece {
+            self.step(byte, &mut out);
+        }
+        out
+    }
+
+    fn step(&mut self, byte: u8, out: &mut Vec<u8>) {
+        self.state = match (self.state, byte) {
+            (State::Text | State::Escape | State::Control, 0x1b) => State::Escape,
+            // U+0080 to U+009F are encoded as C2 80 to C2 9F; other characters after C2 are text.
+            (State::Text, 0xc2) => State::HighControl,
+            (State::HighControl, 0x9b) => State::Control,
+            (State::HighControl, 0x90 | 0x98 | 0x9d..=0x9f) => State::String,
+            (State::HighControl, 0x80..=0x9f) => State::Text,
+            (State::HighControl, _) => {
+                out.push(0xc2);
+                self.state = State::Text;
+                return self.step(byte, out);
+            }
+            (State::Text, b'\t') => {
+                out.push(byte);
+                State::Text
+            }
+            (State::Text, 0x00..=0x1f | 0x7f) => State::Text,
+            (State::Text, _) => {
+                out.push(byte);
+                State::Text
+            }
+            (State::Escape, b'[') => State::Control,
+            (State::Escape, b']' | b'P' | b'X' | b'^' | b'_') => State::String,
+            (State::Escape, 0x20..=0x2f) => State::Escape,
+            (State::Escape, _) => State::Text,
+            (State::Control, 0x40..=0x7e) => State::Text,
+            (State::Control, _) => State::Control,
+            (State::String, 0x07) => State::Text,
+            (State::String | State::StringEscape, 0x1b) => State::StringEscape,
+            (State::StringEscape, b'\\') => State::Text,
+            (State::String | State::StringEscape, _) => State::String,
+        };
+    }
+
+    /// A line ended: a sequence that was never closed must not swallow the next one.
+    pub(super) fn end_line(&mut self) {
+        self.state = State::Text;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_drive_the_terminal_or_leave_its_line() {
+        for (given, shown) in [
+            ("web-1", "web-1"),
+            ("größe", "größe"),
+            ("a\nb\r", "a\\nb\\r"),
+            ("\u{1b}]0;title\u{7}", "\\u{1b}]0;title\\u{7}"),
+            ("\u{9b}2J", "\\u{9b}2J"),
+            ("a\u{202e}b", "a\\u{202e}b"),
+        ] {
+            assert_eq!(safe(given), shown);
+        }
+    }
+
+    #[test]
+    fn log_text_loses_sequences_and_keeps_its_words() {
+        for (case, given, kept) in [
+            ("plain text stays", "hello\tworld", "hello\tworld"),
+            ("colours go", "\u{1b}[1;31mred\u{1b}[0m", "red"),
+            ("a title goes, ended by BEL", "a\u{1b}]0;t\u{7}b", "ab"),
+            ("a title goes, ended by ST", "a\u{1b}]0;t\u{1b}\\b", "ab"),
+            ("a device control string goes", "a\u{1b}Pq#0\u{1b}\\b", "ab"),
+            ("a C1 control sequence goes", "a\u{9b}2Jb", "ab"),
+            ("letters that share its first byte stay", "£5 §2", "£5 §2"),
+            ("a charset choice goes", "a\u{1b}(Bb", "ab"),
+            ("a query goes", "a\u{1b}[6nb", "ab"),
+            ("bells and returns go", "a\u{7}\rb", "ab"),
+            ("other scripts stay", "日本語", "日本語"),
+        ] {
+            let whole = Stripper::default().strip(given.as_bytes());
+            assert_eq!(String::from_utf8_lossy(&whole), kept, "{case}");
+            let mut stripper = Stripper::default();
+            let bytewise: Vec<u8> = given
+                .as_bytes()
+                .chunks(1)
+                .flat_map(|piece| stripper.strip(piece))
+                .collect();
+            assert_eq!(bytewise, whole, "{case}, byte by byte");
+        }
+    }
+
+    #[test]
+    fn an_unclosed_sequence_ends_with_its_line() {
+        let mut stripper = Stripper::default();
+        assert!(stripper.strip(b"\x1b]0;never closed").is_empty());
+        stripper.end_line();
+        assert_eq!(stripper.strip(b"next"), b"next");
+    }
+}
