@@ -6,6 +6,7 @@
 //! Sources: netlink(7), rtnetlink(7), `include/uapi/linux/netlink.h`.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
@@ -75,12 +76,31 @@ impl Netlink {
         Ok(Self { socket })
     }
 
+    /// Opens a socket that is told what is sent to a multicast group.
+    pub(crate) fn subscribe(protocol: isize, group: u32) -> io::Result<Self> {
+        let netlink = Self::open(protocol)?;
+        netlink.socket.add_membership(group)?;
+        Ok(netlink)
+    }
+
+    /// The number the kernel knows this socket by, which what it does is told to others with.
+    pub(crate) fn port(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address)?;
+        Ok(address.port_number())
+    }
+
     /// Sends one datagram and reads all that the kernel answers to it.
     pub(crate) fn exchange(&self, datagram: &[u8]) -> io::Result<Vec<Answer>> {
         let sent = self.socket.send(datagram, 0)?;
         if sent != datagram.len() {
             return Err(io::Error::other("netlink datagram sent in part"));
         }
+        self.drain()
+    }
+
+    /// Reads all that is there, without waiting.
+    pub(crate) fn drain(&self) -> io::Result<Vec<Answer>> {
         let mut answers = Vec::new();
         let mut buffer: Vec<u8> = Vec::with_capacity(RECEIVE);
         loop {
@@ -92,6 +112,12 @@ impl Netlink {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 
@@ -157,11 +183,11 @@ fn extended_text(message: &[u8]) -> Option<String> {
     None
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 

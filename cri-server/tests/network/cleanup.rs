@@ -1,6 +1,7 @@
 //! What is left after pods, crashes and other people's changes: nothing, or what should be.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use bulkhead_cri_server::failure::Class;
 use bulkhead_cri_server::network::AttachRequest;
@@ -156,6 +157,33 @@ fn a_bridge_or_table_that_others_removed_comes_back() {
         let pod = node.attach(&network, "bbbb", &[tcp(None, 8080, 80)]);
         let _server = Server::start(&pod.namespace, "b", 80);
         assert!(ask(ip_of("127.0.0.1"), 8080).is_some());
+    });
+}
+
+/// Threat M3: a firewall's reload.
+#[test]
+fn rules_that_others_flush_are_put_back_while_pods_run() {
+    on_node(|node| {
+        let network = node.open();
+        let pod = node.attach(&network, "aaaa", &[tcp(None, 8080, 80)]);
+        let _server = Server::start(&pod.namespace, "a", 80);
+        let before = output("nft", &["list", "ruleset"]);
+        for tampering in [
+            "flush ruleset",
+            "flush chain inet bulkhead guard",
+            "delete table inet bulkhead",
+        ] {
+            output("nft", &tampering.split(' ').collect::<Vec<_>>());
+            // The second correction waits for a second to have passed since the first.
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while output("nft", &["list", "ruleset"]) != before {
+                assert!(Instant::now() < deadline, "{tampering}: not put back");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            assert!(ask(ip_of("127.0.0.1"), 8080).is_some(), "{tampering}");
+        }
+        output("nft", &["add", "table", "inet", "other"]);
+        output("nft", &["delete", "table", "inet", "other"]);
     });
 }
 

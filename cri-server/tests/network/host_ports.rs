@@ -1,6 +1,7 @@
 //! Ports of the node that lead to pods, from everywhere they can be asked for.
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
 
 use bulkhead_cri_server::failure::Class;
 use bulkhead_cri_server::network::{HostPort, Protocol};
@@ -106,6 +107,34 @@ fn udp_host_ports_answer_too() {
     });
 }
 
+/// Threat M4: a client that never stops sending is not bound to the dead pod.
+#[test]
+fn a_udp_client_that_goes_on_reaches_the_next_pod_with_the_port() {
+    on_node(|node| {
+        let network = node.open();
+        let port = HostPort {
+            protocol: Protocol::Udp,
+            ..tcp(None, 5353, 53)
+        };
+        let client = node
+            .outside
+            .run(|| UdpSocket::bind("0.0.0.0:7000").unwrap());
+        client.send_to(b"before any pod", (NODE4, 5353)).unwrap();
+        for id in ["aaaa", "bbbb"] {
+            let pod = node.attach(&network, id, &[port]);
+            let server = pod.namespace.run(|| UdpSocket::bind("0.0.0.0:53").unwrap());
+            server
+                .set_read_timeout(Some(Duration::from_secs(2)))
+                .unwrap();
+            client.send_to(id.as_bytes(), (NODE4, 5353)).unwrap();
+            let mut buffer = [0; 16];
+            let length = server.recv(&mut buffer).unwrap_or_default();
+            assert_eq!(&buffer[..length], id.as_bytes());
+            node.detach(&network, id);
+        }
+    });
+}
+
 #[test]
 fn a_host_port_on_one_address_is_not_exposed_wider() {
     on_node(|node| {
@@ -155,7 +184,8 @@ fn host_ports_do_not_open_the_nodes_loopback_to_pods() {
             ip("route add 127.0.0.1/32 via 10.88.0.1 dev eth0");
         });
         assert!(pod.namespace.run(|| silent(ip_of("127.0.0.1"), 9000)));
-        // The trial is one: without the guard it gets through.
+        // The trial is one: without the guard, and nobody to put it back, it gets through.
+        drop(network);
         crate::node::output("nft", &["flush", "chain", "inet", "bulkhead", "guard"]);
         let unguarded = pod.namespace.run(|| ask(ip_of("127.0.0.1"), 9000));
         assert_eq!(
@@ -163,6 +193,8 @@ fn host_ports_do_not_open_the_nodes_loopback_to_pods() {
             "secret 10.88.0.2",
             "the trial proves nothing"
         );
+        let network = node.open();
+        assert!(pod.namespace.run(|| silent(ip_of("127.0.0.1"), 9000)));
         node.detach(&network, "bbbb");
         assert_eq!(read(), "0\n");
     });

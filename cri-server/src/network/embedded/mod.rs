@@ -13,6 +13,7 @@ mod lease;
 mod nft;
 mod reaper;
 mod veth;
+mod watch;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -24,6 +25,7 @@ use self::ipam::Pool;
 use self::lease::{Lease, Leases};
 use self::nft::{Forward, Layout, Table};
 use self::reaper::Reaper;
+use self::watch::Watch;
 use super::cidr::Cidr;
 use super::hostport::{self, HostPort, Taken};
 use super::netlink::Route;
@@ -35,6 +37,7 @@ use crate::failure::{Class, Failure};
 pub(super) struct Embedded {
     shared: Arc<Shared>,
     reaper: Reaper,
+    _watch: Watch,
 }
 
 /// What the operations and the reaper share.
@@ -165,11 +168,16 @@ impl Embedded {
                 "host ports do not answer on ::1 while net.bridge.bridge-nf-call-ip6tables is 1"
             );
         }
+        let watch = Watch::start(&shared)?;
         let reaper = Reaper::start(&shared)?;
         for pod_id in doomed {
             reaper.take(pod_id);
         }
-        Ok(Self { shared, reaper })
+        Ok(Self {
+            shared,
+            reaper,
+            _watch: watch,
+        })
     }
 
     /// Whether pods can be attached, and if not, why.
@@ -407,6 +415,7 @@ impl Shared {
         if !forwards.is_empty() {
             let change = self.table.change();
             change.add(&forwards)?;
+            change.forget_connections_to(&forwards);
             if forwards
                 .iter()
                 .any(|forward| forward.claim.covers_ipv4_loopback())
@@ -459,15 +468,18 @@ impl Shared {
 
     /// Deletes the pod's links, then its lease. Idempotent.
     fn demolish(&self, pod_id: &str) -> Result<(), Failure> {
-        let Some(name) = self
+        let Some((name, addresses)) = self
             .state()
             .leases
             .get(pod_id)
-            .map(|lease| lease.host_interface.clone())
+            .map(|lease| (lease.host_interface.clone(), lease.addresses.clone()))
         else {
             return Ok(());
         };
         veth::delete(&Route::open()?, &name)?;
+        for address in addresses {
+            self.table.change().forget_connections_of(address.address());
+        }
         let mut state = self.state();
         self.leases.remove(pod_id)?;
         if let Some(lease) = state.leases.remove(pod_id) {

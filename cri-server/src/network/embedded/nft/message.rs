@@ -6,6 +6,8 @@
 
 use std::net::IpAddr;
 
+use crate::network::netlink::u16_at;
+
 /// The family of a table that sees IPv4 and IPv6 (`NFPROTO_INET`).
 const INET: u8 = 1;
 /// The nftables part of nfnetlink (`NFNL_SUBSYS_NFTABLES`).
@@ -144,6 +146,36 @@ impl Batch {
     }
 }
 
+/// One request of another part of netfilter, to be acknowledged.
+pub(super) fn request(kind: u16, family: u8, attributes: &Attributes) -> Vec<u8> {
+    let mut alone = Batch {
+        bytes: Vec::new(),
+        sequence: 0,
+        last: 0,
+    };
+    alone.append(kind, NLM_F_ACK, family, 0, attributes);
+    alone.bytes
+}
+
+/// The table a notification is about: its family, and the name which every kind of message about
+/// something in a table has as attribute 1.
+pub(super) fn is_about(message: &[u8], table: &str) -> bool {
+    let Some((family, mut rest)) = message.get(16).zip(message.get(20..)) else {
+        return false;
+    };
+    while let (Some(length), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
+        let length = usize::from(length);
+        let Some(value) = rest.get(4..length) else {
+            return false;
+        };
+        if kind == 1 {
+            return *family == INET && value.strip_suffix(&[0]) == Some(table.as_bytes());
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
+}
+
 fn flags_of(bytes: &[u8]) -> u16 {
     bytes.try_into().map_or(0, u16::from_ne_bytes)
 }
@@ -169,6 +201,26 @@ mod tests {
         expected.extend([7, 0, 3, 0, b'a', b'b', 0, 0]);
         expected.extend([8, 0, 2, 0, 0, 0, 0, 7]);
         assert_eq!(outer.as_bytes(), expected);
+    }
+
+    #[test]
+    fn a_notification_is_about_the_table_it_names() {
+        let change = |family, attributes: &Attributes| request(0xa00, family, attributes);
+        let named = |name: &str| Attributes::new().u32(9, 1).string(1, name);
+        for (message, ours) in [
+            (change(INET, &named("bulkhead")), true),
+            (change(INET, &named("bulkhead2")), false),
+            (change(2, &named("bulkhead")), false),
+            (change(INET, &Attributes::new().u32(1, 7)), false),
+            (change(INET, &Attributes::new()), false),
+            (Vec::new(), false),
+        ] {
+            assert_eq!(is_about(&message, "bulkhead"), ours, "{message:?}");
+        }
+        let whole = change(INET, &named("bulkhead"));
+        for length in 0..whole.len() {
+            is_about(&whole[..length], "bulkhead");
+        }
     }
 
     #[test]

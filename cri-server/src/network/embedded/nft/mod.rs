@@ -1,9 +1,11 @@
 //! Our nftables table in the kernel, by netlink. No executable is run.
 
+mod conntrack;
 mod expression;
 mod message;
 mod ruleset;
 
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use netlink_sys::protocols;
@@ -11,7 +13,13 @@ use netlink_sys::protocols;
 use self::message::Batch;
 pub(crate) use self::ruleset::{Forward, Layout};
 use crate::failure::{Doing as _, Failure};
-use crate::network::netlink::{Netlink, Refusal};
+use crate::network::hostport::Protocol;
+use crate::network::netlink::{Netlink, Refusal, u32_at};
+
+/// Whether a notification of the kernel's says that someone who is not `ours` changed our table.
+pub(super) fn is_foreign_change(message: &[u8], ours: u32) -> bool {
+    u32_at(message, 12) != Some(ours) && message::is_about(message, ruleset::TABLE)
+}
 
 /// The table. One socket, one change at a time: the kernel takes them one by one anyway.
 #[derive(Debug)]
@@ -32,6 +40,11 @@ impl Table {
         Ok(Self {
             netlink: Mutex::new(netlink),
         })
+    }
+
+    /// The number that says of a change that it was made here.
+    pub(super) fn port(&self) -> std::io::Result<u32> {
+        self.change().netlink.port()
     }
 
     /// Waits for the table. Whoever decides by other state what is to be in the table does so after
@@ -75,6 +88,33 @@ impl Change<'_> {
             other => other
                 .doing("remove host ports from nftables table inet bulkhead")
                 .map(|()| true),
+        }
+    }
+
+    /// Makes the kernel forget which pods connections to these ports led to before. Best effort: what
+    /// it knows better times out.
+    pub(super) fn forget_connections_to(&self, forwards: &[Forward]) {
+        for forward in forwards {
+            // TCP begins anew by itself, and a flood of deletions for a pod of many ports is dear.
+            if forward.claim.protocol == Protocol::Udp {
+                self.forget(&conntrack::to_port(&forward.claim));
+            }
+        }
+    }
+
+    /// The same for all connections an address answers.
+    pub(super) fn forget_connections_of(&self, address: IpAddr) {
+        self.forget(&conntrack::of_pod(address));
+    }
+
+    fn forget(&self, request: &[u8]) {
+        let outcome = self.netlink.exchange(request);
+        for answer in outcome.into_iter().flatten() {
+            if let Some(Err(refusal)) = answer.outcome
+                && refusal.errno != libc::ENOENT
+            {
+                tracing::debug!(%refusal, "the kernel does not forget connections by filter");
+            }
         }
     }
 
