@@ -179,13 +179,15 @@ fn configuration(root: &Path) -> String {
     format!(
         "root = \"{root}/lib\"\n\
          state = \"{root}/state\"\n\
-         socket = \"{root}/state/bulkhead.sock\"\n\
-         monitor = \"{}\"\n\
+         [socket]\n\
+         path = \"{root}/state/bulkhead.sock\"\n\
+         [monitor]\n\
+         path = \"{}\"\n\
          [network]\n\
          bridge = \"bulkhead-run0\"\n\
-         pod_cidrs = [\"10.230.0.0/24\"]\n\
+         pod-cidrs = [\"10.230.0.0/24\"]\n\
          [images]\n\
-         certs_d = [\"{root}/certs.d\"]\n",
+         certs-d = [\"{root}/certs.d\"]\n",
         node::monitor_path().display()
     )
 }

@@ -8,5 +8,6 @@ pub mod critest;
 pub mod demo;
 pub mod images;
 pub mod node;
+pub mod peers;
 pub mod registry;
 pub mod tar;

@@ -10,6 +10,7 @@ use bulkhead_conformance::critest::{self, Groups, HOSTS, Run};
 use bulkhead_conformance::demo;
 use bulkhead_conformance::images::{catalog, layout};
 use bulkhead_conformance::node::{self, Node};
+use bulkhead_conformance::peers::Containerd;
 use bulkhead_conformance::registry::Registry;
 use clap::{Parser, Subcommand};
 
@@ -58,6 +59,9 @@ enum Command {
         /// Another runtime's socket instead of a fresh Bulkhead node.
         #[arg(long)]
         socket: Option<PathBuf>,
+        /// The peer whose programs are in this folder instead of a fresh Bulkhead node.
+        #[arg(long, conflicts_with = "socket")]
+        peer: Option<PathBuf>,
         /// The JSON report.
         #[arg(long)]
         report: PathBuf,
@@ -91,42 +95,57 @@ async fn run(command: Command) -> Result<ExitCode> {
             groups,
             only,
             socket,
+            peer,
             report,
             table,
         } => {
-            return run_critest(groups, only, socket, report, table).await;
+            let subject = Subject { socket, peer };
+            return run_critest(subject, groups, only, report, table).await;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// What critest runs against; a fresh node if neither is given.
+struct Subject {
+    socket: Option<PathBuf>,
+    peer: Option<PathBuf>,
+}
+
 async fn run_critest(
+    subject: Subject,
     groups: Groups,
     only: String,
-    socket: Option<PathBuf>,
     report: PathBuf,
     table: Option<PathBuf>,
 ) -> Result<ExitCode> {
-    let result = match socket {
-        Some(socket) => critest::run(&Run {
+    let registry = Registry::start()?;
+    registry.add_layout(layout::read(&layout::ensure(&node::target())?)?);
+    let result = if let Some(socket) = subject.socket {
+        critest::run(&Run {
             socket,
             groups,
             only,
             report,
-        })?,
-        None => {
-            let registry = Registry::start()?;
-            registry.add_layout(layout::read(&layout::ensure(&node::target())?)?);
-            let node = Node::start(&registry, HOSTS).await?;
-            let result = critest::run(&Run {
-                socket: node.socket(),
-                groups,
-                only,
-                report,
-            })?;
-            node.finish().await?;
-            result
-        }
+        })?
+    } else if let Some(programs) = subject.peer {
+        let peer = Containerd::start(&programs, &registry, HOSTS).await?;
+        critest::run(&Run {
+            socket: peer.socket(),
+            groups,
+            only,
+            report,
+        })?
+    } else {
+        let node = Node::start(&registry, HOSTS).await?;
+        let result = critest::run(&Run {
+            socket: node.socket(),
+            groups,
+            only,
+            report,
+        })?;
+        node.finish().await?;
+        result
     };
     for spec in &result.specs {
         if let critest::report::Outcome::Failed(why) = &spec.outcome {

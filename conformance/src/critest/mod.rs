@@ -44,7 +44,7 @@ impl Groups {
     fn focus(self) -> Option<String> {
         match self {
             Self::All => None,
-            Self::Required => Some(format!(r"^\[k8s\.io\] ({})", REQUIRED.join("|"))),
+            Self::Required => Some(format!(r"\[k8s\.io\] ({})", REQUIRED.join("|"))),
         }
     }
 

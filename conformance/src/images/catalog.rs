@@ -83,20 +83,32 @@ pub fn build(packages: &Packages, probe: &[u8]) -> Result<Vec<Named>> {
         },
     ];
     let nginx = PackedLayer::new(nginx_layer(packages)?, Compression::Gzip)?;
-    for (references, port) in [
-        (vec![e2e("nginx:1.14-2"), e2e("httpd:2.4.39-4")], 80),
+    // The suite looks for the server's name in the log of the one that goes by `httpd`.
+    let talking = [
+        "sh",
+        "-c",
+        "echo httpd is starting; exec nginx -g 'daemon off;'",
+    ];
+    let plain = ["nginx", "-g", "daemon off;"];
+    for (reference, command, port) in [
+        (NGINX.to_owned(), &plain, 80),
+        (e2e("httpd:2.4.39-4"), &talking, 80),
         (
-            vec![staging(&format!("hostnet-nginx-{}:latest", go_arch()))],
+            staging(&format!("hostnet-nginx-{}:latest", go_arch())),
+            &plain,
             12003,
         ),
     ] {
         let image = busybox()
             .packed(nginx.clone())
             .layer(Layer::new().file("etc/nginx/nginx.conf", nginx_config(port)))?
-            .config("Cmd", json!(["nginx", "-g", "daemon off;"]))
+            .config("Cmd", json!(command))
             .config("StopSignal", json!("SIGQUIT"))
             .build()?;
-        all.push(Named { references, image });
+        all.push(Named {
+            references: vec![reference],
+            image,
+        });
     }
     for (name, user) in [
         ("test-image-user-uid", "1002"),
@@ -207,11 +219,13 @@ fn busybox_layer(packages: &Packages, probe: &[u8]) -> Result<Layer> {
         .context("ask busybox's applets")?;
     for applet in String::from_utf8_lossy(&listing.stdout).lines() {
         if applet != "busybox" {
-            layer.push(&Entry::hard_link(&format!("bin/{applet}"), "bin/busybox"));
+            // Unpackers apply a link's mode to the file it shares.
+            let link = Entry::hard_link(&format!("bin/{applet}"), "bin/busybox");
+            layer.push(&link.mode(0o755));
         }
     }
     layer.push(&Entry::file("bin/probe", probe).mode(0o755));
-    layer.push(&Entry::hard_link("bin/pgrep", "bin/probe"));
+    layer.push(&Entry::hard_link("bin/pgrep", "bin/probe").mode(0o755));
     let ipcs = packages.read(&["usr/bin/ipcs"])?;
     layer.push(&Entry::file("usr/bin/ipcs", ipcs).mode(0o755));
     push_libraries(&mut layer, packages, BASE_LIBRARIES)?;

@@ -29,6 +29,8 @@ use crate::registry::Registry;
 
 /// How long a daemon may take from exec to its first answer, on a busy machine.
 const START: Duration = Duration::from_secs(20);
+/// The bridge of the node's own network.
+const BRIDGE: &str = "bhtest0";
 /// What a kubelet accepts and a list of many pods needs.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
@@ -238,15 +240,17 @@ fn configuration(root: &Path, state: &Path, more: &str) -> String {
     format!(
         "root = \"{root}/lib\"\n\
          state = \"{state}\"\n\
-         socket = \"{state}/bulkhead.sock\"\n\
-         monitor = \"{}\"\n\
+         [socket]\n\
+         path = \"{state}/bulkhead.sock\"\n\
+         [monitor]\n\
+         path = \"{}\"\n\
          [log]\n\
          level = \"debug\"\n\
          [network]\n\
-         bridge = \"bhtest0\"\n\
-         pod_cidrs = [\"10.231.0.0/22\", \"fd00:b0b0:1::/112\"]\n\
+         bridge = \"{BRIDGE}\"\n\
+         pod-cidrs = [\"10.231.0.0/22\", \"fd00:b0b0:1::/112\"]\n\
          [images]\n\
-         certs_d = [\"{root}/certs.d\"]\n\
+         certs-d = [\"{root}/certs.d\"]\n\
          {more}\n",
         monitor.display()
     )
