@@ -1,1 +1,4 @@
 //! From an OCI spec to ordered steps, pure.
+
+pub mod cgroup;
+pub mod devices;

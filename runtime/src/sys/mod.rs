@@ -1,1 +1,3 @@
 //! System calls by family; the only place unsafe is allowed.
+
+pub mod bpf;
