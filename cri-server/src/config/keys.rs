@@ -49,12 +49,20 @@ pub(super) const KEYS: &[Key] = &[
         "Where traces go, such as http://127.0.0.1:4317. Unset: nowhere.",
     ),
     key(
+        "network.mode",
+        "embedded, or cni: not served yet, the node then reports its network as not ready.",
+    ),
+    key(
         "network.bridge",
         "Bridge of the embedded network, at most 15 bytes.",
     ),
     key(
         "network.pod-cidrs",
         "Ranges of pod addresses until the control plane sets others; IPv4, IPv6 or one of each.",
+    ),
+    key(
+        "network.unmasqueraded-cidrs",
+        "Destinations that see pods' own addresses, such as routed pod ranges of other nodes.",
     ),
     key(
         "network.mtu",

@@ -138,24 +138,45 @@ pub struct Telemetry {
     pub otlp_endpoint: Option<String>,
 }
 
-/// The embedded network.
+/// How pods are connected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Network {
+    pub mode: NetworkMode,
     pub bridge: String,
     pub pod_cidrs: Vec<Cidr>,
+    pub unmasqueraded_cidrs: Vec<Cidr>,
     pub mtu: Option<u32>,
     pub host_ports: bool,
+}
+
+/// Who connects pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkMode {
+    /// The daemon itself.
+    #[default]
+    Embedded,
+    /// CNI plugins; not served yet, and reported so.
+    Cni,
 }
 
 impl Default for Network {
     fn default() -> Self {
         Self {
+            mode: NetworkMode::default(),
             bridge: "bulkhead0".to_owned(),
-            pod_cidrs: vec![Cidr {
-                address: IpAddr::from([10, 87, 0, 0]),
-                prefix: 16,
-            }],
+            pod_cidrs: vec![
+                Cidr {
+                    address: IpAddr::from([10, 87, 0, 0]),
+                    prefix: 16,
+                },
+                Cidr {
+                    address: IpAddr::from([0xfd00, 0x10, 0x87, 0, 0, 0, 0, 0]),
+                    prefix: 64,
+                },
+            ],
+            unmasqueraded_cidrs: Vec::new(),
             mtu: None,
             host_ports: true,
         }

@@ -27,18 +27,9 @@ pub use self::cidr::{Cidr, parse_pod_cidr};
 use self::embedded::Embedded;
 pub use self::hostport::{HostPort, Protocol};
 pub use self::stats::{Counters, InterfaceStats, interface_stats};
+use crate::config;
+pub use crate::config::NetworkMode;
 use crate::failure::{Class, Doing as _, Failure};
-
-/// Who connects pods.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NetworkMode {
-    /// We do.
-    #[default]
-    Embedded,
-    /// CNI plugins do. Not served yet.
-    Cni,
-}
 
 /// How the pod network is to be.
 #[derive(Clone, Debug)]
@@ -52,8 +43,10 @@ pub struct NetworkSettings {
     pub bridge: String,
     /// Where pods' addresses come from until the kubelet says otherwise; one network a family.
     pub pod_cidr: Vec<Cidr>,
-    /// The MTU of the bridge and the pods' interfaces; `None` leaves the kernel's 1500.
+    /// The MTU of the bridge and the pods' interfaces; `None` takes that of the node's default route.
     pub mtu: Option<u32>,
+    /// Whether pods may have host ports.
+    pub host_ports: bool,
     /// Destinations that see pods' own addresses (routed pod networks of other nodes).
     pub unmasqueraded: Vec<Cidr>,
     /// Where CNI configuration would be; only looked at to tell the operator it isn't used.
@@ -61,24 +54,29 @@ pub struct NetworkSettings {
 }
 
 impl NetworkSettings {
-    /// The defaults, with leases in `state_dir`.
-    pub fn new(state_dir: PathBuf) -> Self {
-        let range = |address: IpAddr, prefix| Cidr::new(address, prefix);
+    /// As configured, with leases in `state_dir`.
+    pub fn from_config(config: &config::Network, state_dir: PathBuf) -> Self {
+        let ranges = |cidrs: &[config::Cidr]| {
+            cidrs
+                .iter()
+                .filter_map(|cidr| Cidr::new(cidr.address, cidr.prefix))
+                .collect()
+        };
         Self {
-            mode: NetworkMode::Embedded,
+            mode: config.mode,
             state_dir,
-            bridge: "bulkhead0".to_owned(),
-            pod_cidr: [
-                range(IpAddr::from([10, 88, 0, 0]), 16),
-                range(IpAddr::from([0xfd00, 0x10, 0x88, 0, 0, 0, 0, 0]), 64),
-            ]
-            .into_iter()
-            .flatten()
-            .collect(),
-            mtu: None,
-            unmasqueraded: Vec::new(),
+            bridge: config.bridge.clone(),
+            pod_cidr: ranges(&config.pod_cidrs),
+            mtu: config.mtu,
+            host_ports: config.host_ports,
+            unmasqueraded: ranges(&config.unmasqueraded_cidrs),
             cni_config_dir: PathBuf::from("/etc/cni/net.d"),
         }
+    }
+
+    /// The defaults, with leases in `state_dir`.
+    pub fn new(state_dir: PathBuf) -> Self {
+        Self::from_config(&config::Network::default(), state_dir)
     }
 
     fn validate(&self) -> Result<(), Failure> {
@@ -95,11 +93,11 @@ impl NetworkSettings {
             )));
         }
         if self.pod_cidr.is_empty() {
-            return Err(Failure::invalid("network.pod_cidr: no network given"));
+            return Err(Failure::invalid("network.pod-cidrs: no network given"));
         }
         // The same rules as for the kubelet's.
         let text: Vec<String> = self.pod_cidr.iter().map(Cidr::to_string).collect();
-        parse_pod_cidr(&text.join(",")).map_err(|failure| failure.context("network.pod_cidr"))?;
+        parse_pod_cidr(&text.join(",")).map_err(|failure| failure.context("network.pod-cidrs"))?;
         if self.mtu.is_some_and(|mtu| !(1280..=65_535).contains(&mtu)) {
             return Err(Failure::invalid("network.mtu: must be 1280 to 65535"));
         }
@@ -348,10 +346,10 @@ mod tests {
                 "network.bridge",
             ),
             (|s| s.bridge = "..".to_owned(), "network.bridge"),
-            (|s| s.pod_cidr.clear(), "network.pod_cidr"),
+            (|s| s.pod_cidr.clear(), "network.pod-cidrs"),
             (
                 |s| s.pod_cidr = vec!["127.0.0.0/8".parse().unwrap()],
-                "network.pod_cidr",
+                "network.pod-cidrs",
             ),
             (|s| s.mtu = Some(100), "network.mtu"),
         ];

@@ -244,3 +244,19 @@ fn a_port_that_is_taken_is_refused_by_the_name_of_its_holder() {
         node.attach(&network, "bbbb", &[tcp(None, 8090, 80), udp]);
     });
 }
+
+#[test]
+fn host_ports_are_refused_where_the_node_serves_none() {
+    on_node(|node| {
+        let mut settings = node.settings.clone();
+        settings.host_ports = false;
+        let network = bulkhead_cri_server::network::Network::open(settings).unwrap();
+        let refused = node.try_attach(&network, "aaaa", &[tcp(None, 8080, 80)]);
+        let failure = refused.map(|_| ()).unwrap_err();
+        assert!(
+            failure.message().contains("network.host-ports"),
+            "{failure}"
+        );
+        node.attach(&network, "aaaa", &[]);
+    });
+}

@@ -127,7 +127,10 @@ impl Node {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory =
             std::env::temp_dir().join(format!("bulkhead-net-{}-{count}", std::process::id()));
-        let settings = NetworkSettings::new(directory.join("network"));
+        let mut settings = NetworkSettings::new(directory.join("network"));
+        settings.pod_cidr = ["10.88.0.0/16", "fd00:10:88::/64"]
+            .map(|range| range.parse().unwrap())
+            .to_vec();
         let node = Self {
             namespace: Namespace(current()),
             outside: Namespace::new(),

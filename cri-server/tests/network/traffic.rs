@@ -129,6 +129,25 @@ fn counters_of_a_pods_interfaces_are_read_from_outside_it() {
 }
 
 #[test]
+fn the_mtu_is_that_of_the_nodes_default_route_unless_set() {
+    on_node(|node| {
+        let mtu = |pod: &crate::node::Pod| {
+            pod.namespace
+                .run(|| std::fs::read_to_string("/proc/sys/net/ipv6/conf/eth0/mtu").unwrap())
+        };
+        ip("link set up0 mtu 1400");
+        ip(&format!("route add default via {OUTSIDE4}"));
+        let network = node.open();
+        assert_eq!(mtu(&node.attach(&network, "aaaa", &[])), "1400\n");
+        drop(network);
+        let mut settings = node.settings.clone();
+        settings.mtu = Some(1300);
+        let network = bulkhead_cri_server::network::Network::open(settings).unwrap();
+        assert_eq!(mtu(&node.attach(&network, "bbbb", &[])), "1300\n");
+    });
+}
+
+#[test]
 fn a_new_pod_cidr_serves_new_pods_and_leaves_running_ones_connected() {
     on_node(|node| {
         let network = node.open();

@@ -10,7 +10,7 @@ use netlink_packet_route::link::{
     InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -23,12 +23,17 @@ use crate::network::netns::{read_sysctl, write_sysctl};
 /// changes as pods come and go, and with it what pods believe the gateway to be.
 const HARDWARE_ADDRESS: [u8; 6] = [0x02, 0x62, 0, 0, 0, 1];
 
+/// What IPv6 needs (RFC 8200), and the most a veth takes.
+const SMALLEST_MTU: u32 = 1280;
+const LARGEST_MTU: u32 = 65_535;
+
 /// A link of the node or of a pod.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) controller: Option<u32>,
+    mtu: u32,
     is_bridge: bool,
     is_running: bool,
 }
@@ -47,6 +52,7 @@ impl Link {
             index: message.header.index,
             name: String::new(),
             controller: None,
+            mtu: 0,
             is_bridge: false,
             is_running: false,
         };
@@ -54,6 +60,7 @@ impl Link {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::OperState(state) => link.is_running = state == State::Up,
                 LinkAttribute::LinkInfo(info) => {
                     link.is_bridge = info.contains(&LinkInfo::Kind(InfoKind::Bridge));
@@ -241,6 +248,45 @@ pub(super) fn address_message(index: u32, address: Cidr) -> AddressMessage {
         .attributes
         .push(AddressAttribute::Address(address.address()));
     message
+}
+
+/// The MTU of the interfaces the node's default routes go out of, the smallest; `None` without one.
+/// What pods send then leaves the node as it is, on a network of jumbo frames or of tunnels alike.
+pub(super) fn default_route_mtu(route: &Route) -> Result<Option<u32>, Failure> {
+    let mut outward = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family;
+        let routes = route.dump("list routes", RouteNetlinkMessage::GetRoute(message))?;
+        outward.extend(routes.into_iter().filter_map(default_route_interface));
+    }
+    if outward.is_empty() {
+        return Ok(None);
+    }
+    Ok(Link::list(route)?
+        .into_iter()
+        .filter(|link| outward.contains(&link.index))
+        .map(|link| link.mtu)
+        .filter(|mtu| (SMALLEST_MTU..=LARGEST_MTU).contains(mtu))
+        .min())
+}
+
+fn default_route_interface(message: RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewRoute(message) = message else {
+        return None;
+    };
+    let header = &message.header;
+    let default = header.destination_prefix_length == 0
+        && header.table == RouteHeader::RT_TABLE_MAIN
+        && header.kind == RouteType::Unicast;
+    default.then_some(())?;
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        })
 }
 
 /// Whether the calling thread's network namespace has IPv6 at all.
