@@ -108,7 +108,7 @@ mod tests {
             ("", "absolute"),
             ("a/b", "absolute"),
             ("/", "root"),
-            ("//", "empty"),
+            ("//", "root"),
             ("/a//b", "empty"),
             ("/a/../../b", ".."),
             ("/./a", ". or .."),
