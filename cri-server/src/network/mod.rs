@@ -167,8 +167,8 @@ pub struct Network {
 #[derive(Clone, Debug)]
 enum Backend {
     Embedded(Arc<Embedded>),
-    /// Configured for CNI.
-    Unserved,
+    /// None, and why: configured for CNI, or a kernel that lacks the means.
+    Unserved(Failure),
 }
 
 impl Network {
@@ -181,10 +181,16 @@ impl Network {
     pub fn open(settings: NetworkSettings) -> Result<Self, Failure> {
         settings.validate()?;
         let backend = match settings.mode {
-            NetworkMode::Cni => Backend::Unserved,
+            NetworkMode::Cni => Backend::Unserved(cni_unserved()),
             NetworkMode::Embedded => {
                 note_unused_cni(&settings.cni_config_dir);
-                Backend::Embedded(Arc::new(Embedded::open(settings)?))
+                match netlink::probe() {
+                    Ok(()) => Backend::Embedded(Arc::new(Embedded::open(settings)?)),
+                    Err(failure) => {
+                        tracing::warn!(%failure, "pods cannot be connected, only host-network pods run");
+                        Backend::Unserved(failure)
+                    }
+                }
             }
         };
         Ok(Self { backend })
@@ -196,10 +202,10 @@ impl Network {
         &self,
         work: impl FnOnce(&Embedded) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
-        let Backend::Embedded(embedded) = &self.backend else {
-            return Err(unserved());
+        let embedded = match &self.backend {
+            Backend::Embedded(embedded) => Arc::clone(embedded),
+            Backend::Unserved(failure) => return Err(failure.clone()),
         };
-        let embedded = Arc::clone(embedded);
         tokio::task::spawn_blocking(move || work(&embedded))
             .await
             .doing("network operation")?
@@ -231,7 +237,7 @@ impl Network {
     /// # Errors
     /// Something that leads to the pod could not be removed: call again.
     pub async fn detach(&self, pod_id: &str) -> Result<(), Failure> {
-        if matches!(self.backend, Backend::Unserved) {
+        if matches!(self.backend, Backend::Unserved(_)) {
             return Ok(());
         }
         let pod_id = pod_id.to_owned();
@@ -244,7 +250,7 @@ impl Network {
     /// # Errors
     /// Only if the blocking thread panicked.
     pub async fn settle(&self) -> Result<(), Failure> {
-        if matches!(self.backend, Backend::Unserved) {
+        if matches!(self.backend, Backend::Unserved(_)) {
             return Ok(());
         }
         self.blocking(|embedded| {
@@ -270,7 +276,7 @@ impl Network {
     /// # Errors
     /// Malformed, or the node could not be set up for it.
     pub async fn update_pod_cidr(&self, text: &str) -> Result<(), Failure> {
-        if text.is_empty() || matches!(self.backend, Backend::Unserved) {
+        if text.is_empty() || matches!(self.backend, Backend::Unserved(_)) {
             return Ok(());
         }
         let ranges = parse_pod_cidr(text)?;
@@ -299,14 +305,14 @@ impl Network {
     /// # Errors
     /// The first thing that could not be removed.
     pub async fn gc(&self, live: HashSet<String>) -> Result<(), Failure> {
-        if matches!(self.backend, Backend::Unserved) {
+        if matches!(self.backend, Backend::Unserved(_)) {
             return Ok(());
         }
         self.blocking(move |embedded| embedded.gc(&live)).await
     }
 }
 
-fn unserved() -> Failure {
+fn cni_unserved() -> Failure {
     Failure::new(
         Class::Unsupported,
         "network.mode is \"cni\", which this version does not serve: set it to \"embedded\"",
@@ -359,6 +365,23 @@ mod tests {
             let failure = settings.validate().unwrap_err();
             assert!(failure.message().starts_with(named), "{failure}");
         }
+    }
+
+    #[test]
+    fn a_node_configured_for_cni_says_that_it_is_not_served() {
+        let mut settings = NetworkSettings::new(PathBuf::from("/nowhere"));
+        settings.mode = NetworkMode::Cni;
+        let network = Network::open(settings).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let status = runtime.block_on(network.status());
+        assert_eq!(
+            (status.ready, status.reason.as_str()),
+            (false, "NetworkPluginNotReady")
+        );
+        assert!(status.message.contains("network.mode"), "{status:?}");
+        runtime.block_on(network.detach("aaaa")).unwrap();
     }
 
     #[test]

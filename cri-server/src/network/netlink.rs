@@ -15,7 +15,7 @@ use netlink_packet_core::{
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols};
 
-use crate::failure::{Doing as _, Failure};
+use crate::failure::{Class, Doing as _, Failure};
 
 const HEADER: usize = 16;
 const NLMSG_ERROR: u16 = 2;
@@ -113,6 +113,22 @@ impl Netlink {
             }
         }
     }
+}
+
+/// Whether this kernel has what the embedded network is made with.
+pub(crate) fn probe() -> Result<(), Failure> {
+    for (protocol, lacking) in [
+        (protocols::NETLINK_ROUTE, "rtnetlink"),
+        (protocols::NETLINK_NETFILTER, "nfnetlink (nf_tables)"),
+    ] {
+        if let Err(error) = Netlink::open(protocol) {
+            return Err(Failure::new(
+                Class::Unsupported,
+                format!("this kernel has no {lacking}, which the pod network needs: {error}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl AsFd for Netlink {
