@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::PathBuf;
 
 use bulkhead_proto::runtime::v1;
-use serde::{Deserialize, Serialize};
 
 use super::image::ImageRequest;
 use super::mount::{DeviceRequest, MountRequest};
@@ -14,7 +13,7 @@ use super::{Resources, SandboxRequest, Signal, invalid, text, unsupported};
 use crate::failure::Failure;
 
 /// What identifies a container within its sandbox. Never part of a path (threat I4).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContainerKey {
     /// The container's name.
     pub name: String,
@@ -23,7 +22,7 @@ pub struct ContainerKey {
 }
 
 /// A container to create. Two requests that are equal mean the same container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerRequest {
     /// Its key.
     pub key: ContainerKey,
@@ -62,7 +61,7 @@ pub struct ContainerRequest {
 }
 
 /// An environment variable. Printing one for debugging leaves the value out (threat G2).
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct EnvVar {
     /// The name: not empty, without `=` and NUL.
     pub name: String,
@@ -167,6 +166,13 @@ fn namespaces(
         ipc: pod.ipc,
         ..asked
     })
+}
+
+/// The container whose PID namespace is joined (TARGET), of a request that was read before.
+pub fn pid_target(config: &v1::ContainerConfig) -> Option<String> {
+    let context = config.linux.as_ref()?.security_context.as_ref()?;
+    let options = context.namespace_options.as_ref()?;
+    (options.pid() == v1::NamespaceMode::Target).then(|| options.target_id.clone())
 }
 
 fn key(metadata: Option<&v1::ContainerMetadata>) -> Result<ContainerKey, Failure> {

@@ -139,15 +139,6 @@ fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String
         .all(|(name, value)| labels.get(name) == Some(value))
 }
 
-/// The one image ListImages is asked for; none is all.
-pub fn image(filter: Option<&v1::ImageFilter>) -> Result<Option<String>, Failure> {
-    let name = filter
-        .and_then(|filter| filter.image.as_ref())
-        .map_or("", |image| image.image.as_str());
-    let name = text::plain("filter.image.image", name, text::NAME)?;
-    Ok((!name.is_empty()).then_some(name))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

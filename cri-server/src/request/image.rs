@@ -1,35 +1,32 @@
 //! Images as requests name them, and the credentials that come with a pull.
 
-use std::collections::BTreeMap;
-use std::fmt;
-
-use base64::Engine as _;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use bulkhead_proto::runtime::v1;
-use serde::{Deserialize, Serialize};
 
 use super::{invalid, text};
 use crate::failure::Failure;
+use crate::image::{PullRequest, RegistryAuth, Secret};
+
+/// The longest credential: tokens of some registries have several kilobytes.
+const SECRET: usize = 64 << 10;
 
 /// An image by whatever the caller knows it: id, tag or digest reference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRequest {
     /// The reference or id.
     pub reference: String,
     /// What the user wrote in the pod; information.
     pub user_specified: String,
-    /// The pod's annotations; information.
-    pub annotations: BTreeMap<String, String>,
     /// The runtime handler the image is for, "" for the default. Whether it exists is the caller's
     /// to check.
     pub handler: String,
 }
 
 impl ImageRequest {
-    /// `image` must not be empty; `image_ref` is an answer's field and ignored in a request.
-    pub fn parse(field: &str, image: &v1::ImageSpec) -> Result<Self, Failure> {
+    /// `image` must not be empty. `annotations` are the pod's, and nothing of ours; `image_ref` is
+    /// an answer's field.
+    pub(super) fn parse(field: &str, image: &v1::ImageSpec) -> Result<Self, Failure> {
         let at = |name: &str| format!("{field}.{name}");
+        text::map(&at("annotations"), &image.annotations)?;
         Ok(Self {
             reference: text::required(&at("image"), &image.image, text::NAME)?,
             user_specified: text::plain(
@@ -37,77 +34,50 @@ impl ImageRequest {
                 &image.user_specified_image,
                 text::NAME,
             )?,
-            annotations: text::map(&at("annotations"), &image.annotations)?,
             handler: text::plain(&at("runtime_handler"), &image.runtime_handler, text::NAME)?,
         })
     }
+}
 
-    /// As the wire has it, for statuses.
-    pub fn to_cri(&self) -> v1::ImageSpec {
-        v1::ImageSpec {
-            image: self.reference.clone(),
-            annotations: self.annotations.clone(),
-            user_specified_image: self.user_specified.clone(),
-            runtime_handler: self.handler.clone(),
-            image_ref: String::new(),
-        }
+/// The name in ImageStatus and RemoveImage, where one is required.
+pub fn name(image: Option<v1::ImageSpec>) -> Result<String, Failure> {
+    let image = image.ok_or_else(|| invalid("image", "is required"))?;
+    Ok(ImageRequest::parse("image", &image)?.reference)
+}
+
+/// The one image ListImages is asked for; none is all.
+pub fn filter(request: v1::ListImagesRequest) -> Result<Option<String>, Failure> {
+    let image = request.filter.and_then(|filter| filter.image);
+    let name = image.map(|image| image.image).unwrap_or_default();
+    let name = text::plain("filter.image.image", &name, text::NAME)?;
+    Ok((!name.is_empty()).then_some(name))
+}
+
+/// PullImage, on a node with these runtime handlers. `sandbox_config` may come along and says for
+/// which pod; nothing depends on it yet.
+pub fn pull(request: v1::PullImageRequest, handlers: &[String]) -> Result<PullRequest, Failure> {
+    let image = request
+        .image
+        .ok_or_else(|| invalid("image", "is required"))?;
+    let image = ImageRequest::parse("image", &image)?;
+    if !image.handler.is_empty() && !handlers.contains(&image.handler) {
+        return Err(invalid(
+            "image.runtime_handler",
+            format_args!(
+                "\"{}\" is not known here; known are {handlers:?} and \"\"",
+                image.handler
+            ),
+        ));
     }
+    Ok(PullRequest {
+        reference: image.reference,
+        auth: request.auth.map(auth).transpose()?,
+    })
 }
 
-/// The image of a request where none is an error.
-pub fn required(field: &str, image: Option<&v1::ImageSpec>) -> Result<ImageRequest, Failure> {
-    let image = image.ok_or_else(|| invalid(field, "is required"))?;
-    ImageRequest::parse(field, image)
-}
-
-/// How to prove who pulls. Printing one shows no secret.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Credential {
-    /// User and password.
-    Basic {
-        /// The user.
-        username: String,
-        /// The password.
-        password: String,
-    },
-    /// An OAuth2 refresh token, to be exchanged at the registry's realm.
-    Identity(String),
-    /// Sent as it is.
-    Bearer(String),
-}
-
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Basic { .. } => "Basic(<redacted>)",
-            Self::Identity(_) => "Identity(<redacted>)",
-            Self::Bearer(_) => "Bearer(<redacted>)",
-        })
-    }
-}
-
-/// A credential and the only host it may be sent to, if the request names one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Auth {
-    /// The credential.
-    pub credential: Credential,
-    /// Host, perhaps with scheme and path as Docker's configuration has it; none is the image's.
-    pub server: Option<String>,
-}
-
-/// Docker's `auth` field is base64 with or without padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
-
-/// `AuthConfig` mirrors an entry of Docker's configuration file (case G5). User and password come
-/// before the identity token, that before `auth`; a registry token stands alone. All empty: none.
-pub fn auth(config: Option<&v1::AuthConfig>) -> Result<Option<Auth>, Failure> {
-    const SECRET: usize = 64 << 10;
-    let Some(config) = config else {
-        return Ok(None);
-    };
+/// The fields as they came, bounded; which of them counts, and what is broken inside, the image
+/// store decides.
+fn auth(config: v1::AuthConfig) -> Result<RegistryAuth, Failure> {
     for (name, value) in [
         ("username", &config.username),
         ("password", &config.password),
@@ -119,42 +89,13 @@ pub fn auth(config: Option<&v1::AuthConfig>) -> Result<Option<Auth>, Failure> {
             return Err(invalid(&format!("auth.{name}"), "is longer than 64 KiB"));
         }
     }
-    let credential = if !config.registry_token.is_empty() {
-        Credential::Bearer(config.registry_token.clone())
-    } else if !config.username.is_empty() {
-        Credential::Basic {
-            username: config.username.clone(),
-            password: config.password.clone(),
-        }
-    } else if !config.identity_token.is_empty() {
-        Credential::Identity(config.identity_token.clone())
-    } else if !config.auth.is_empty() {
-        basic(&config.auth)?
-    } else {
-        return Ok(None);
-    };
-    let server = text::plain("auth.server_address", &config.server_address, text::NAME)?;
-    Ok(Some(Auth {
-        credential,
-        server: (!server.is_empty()).then_some(server),
-    }))
-}
-
-/// base64 of `user:password`; the first colon splits, trailing NUL bytes are no part of it. A
-/// broken one is an error, never an anonymous pull.
-fn basic(auth: &str) -> Result<Credential, Failure> {
-    let broken = |what: &str| invalid("auth.auth", what);
-    let bytes = BASE64
-        .decode(auth.trim())
-        .map_err(|_| broken("is not base64"))?;
-    let text = String::from_utf8(bytes).map_err(|_| broken("is not UTF-8 inside"))?;
-    let (username, password) = text
-        .trim_end_matches('\0')
-        .split_once(':')
-        .ok_or_else(|| broken("is not user:password inside"))?;
-    Ok(Credential::Basic {
-        username: username.to_owned(),
-        password: password.to_owned(),
+    Ok(RegistryAuth {
+        server_address: text::plain("auth.server_address", &config.server_address, text::NAME)?,
+        username: config.username,
+        password: Secret::from(config.password),
+        auth: Secret::from(config.auth),
+        identity_token: Secret::from(config.identity_token),
+        registry_token: Secret::from(config.registry_token),
     })
 }
 
@@ -162,112 +103,64 @@ fn basic(auth: &str) -> Result<Credential, Failure> {
 mod tests {
     use super::*;
 
-    fn config() -> v1::AuthConfig {
-        v1::AuthConfig::default()
-    }
-
-    fn user(username: &str, password: &str) -> Credential {
-        Credential::Basic {
-            username: username.into(),
-            password: password.into(),
-        }
+    fn image(name: &str, handler: &str) -> Option<v1::ImageSpec> {
+        Some(v1::ImageSpec {
+            image: name.into(),
+            runtime_handler: handler.into(),
+            ..Default::default()
+        })
     }
 
     #[test]
-    fn every_form_of_credentials_is_read_and_a_broken_one_refused() {
-        let encode = |text: &str| BASE64.encode(text);
-        for (given, expected) in [
-            (config(), Ok(None)),
-            (
-                v1::AuthConfig {
-                    username: "u".into(),
-                    password: "p".into(),
-                    ..config()
-                },
-                Ok(Some(user("u", "p"))),
-            ),
-            (
-                v1::AuthConfig {
-                    username: "u".into(),
-                    password: "p".into(),
-                    identity_token: "i".into(),
-                    ..config()
-                },
-                Ok(Some(user("u", "p"))),
-            ),
-            (
-                v1::AuthConfig {
-                    identity_token: "i".into(),
-                    auth: encode("u:p"),
-                    ..config()
-                },
-                Ok(Some(Credential::Identity("i".into()))),
-            ),
-            (
-                v1::AuthConfig {
-                    auth: encode("u:p:q"),
-                    ..config()
-                },
-                Ok(Some(user("u", "p:q"))),
-            ),
-            (
-                v1::AuthConfig {
-                    auth: encode("u:p\0\0"),
-                    ..config()
-                },
-                Ok(Some(user("u", "p"))),
-            ),
-            (
-                v1::AuthConfig {
-                    auth: encode("u:pp").trim_end_matches('=').to_owned(),
-                    ..config()
-                },
-                Ok(Some(user("u", "pp"))),
-            ),
-            (
-                v1::AuthConfig {
-                    registry_token: "t".into(),
-                    ..config()
-                },
-                Ok(Some(Credential::Bearer("t".into()))),
-            ),
-            (
-                v1::AuthConfig {
-                    auth: "%%%".into(),
-                    ..config()
-                },
-                Err(()),
-            ),
-            (
-                v1::AuthConfig {
-                    auth: encode("no colon"),
-                    ..config()
-                },
-                Err(()),
-            ),
-            (
-                v1::AuthConfig {
-                    auth: "x".repeat(65_537),
-                    ..config()
-                },
-                Err(()),
-            ),
+    fn a_pull_names_an_image_and_a_handler_that_exists() {
+        let handlers = ["bulkhead".to_owned()];
+        for (image, good) in [
+            (image("a/b:1", ""), true),
+            (image("a/b:1", "bulkhead"), true),
+            (image("a/b:1", "other"), false),
+            (image("", ""), false),
+            (image("a\nb", ""), false),
+            (image(&"a".repeat(2000), ""), false),
+            (None, false),
         ] {
-            let found = auth(Some(&given)).map_err(|_| ());
-            assert_eq!(found.map(|a| a.map(|a| a.credential)), expected);
+            let request = v1::PullImageRequest {
+                image,
+                ..Default::default()
+            };
+            let shown = format!("{request:?}");
+            assert_eq!(pull(request, &handlers).is_ok(), good, "{shown}");
         }
-        assert_eq!(auth(None).unwrap(), None);
     }
 
     #[test]
-    fn a_printed_credential_shows_nothing_of_itself() {
-        let given = v1::AuthConfig {
-            username: "hunter".into(),
-            password: "hunter2".into(),
-            server_address: "registry.example".into(),
-            ..config()
+    fn credentials_are_passed_on_whole_and_bounded() {
+        let request = |password: String| v1::PullImageRequest {
+            image: image("a", ""),
+            auth: Some(v1::AuthConfig {
+                username: "u".into(),
+                password,
+                server_address: "registry.example".into(),
+                ..Default::default()
+            }),
+            sandbox_config: None,
         };
-        let printed = format!("{:?}", auth(Some(&given)).unwrap());
-        assert!(!printed.contains("hunter") && printed.contains("registry.example"));
+        let auth = pull(request("p".into()), &[]).unwrap().auth.unwrap();
+        assert_eq!(auth.username, "u");
+        assert_eq!(auth.password, Secret::from("p"));
+        assert_eq!(auth.server_address, "registry.example");
+        let failure = pull(request("p".repeat(SECRET + 1)), &[]).unwrap_err();
+        assert_eq!(failure.message(), "auth.password: is longer than 64 KiB");
+    }
+
+    #[test]
+    fn an_empty_filter_is_all_images() {
+        let request = |name: &str| v1::ListImagesRequest {
+            filter: Some(v1::ImageFilter {
+                image: image(name, ""),
+            }),
+        };
+        assert_eq!(filter(v1::ListImagesRequest::default()).unwrap(), None);
+        assert_eq!(filter(request("")).unwrap(), None);
+        assert_eq!(filter(request("a:1")).unwrap().as_deref(), Some("a:1"));
     }
 }

@@ -3,14 +3,12 @@
 use std::path::PathBuf;
 
 use bulkhead_proto::runtime::v1;
-use serde::{Deserialize, Serialize};
 
 use super::{enumeration, invalid, text, unsupported};
 use crate::failure::Failure;
 
 /// How mounts made on one side of a bind mount appear on the other (mount_namespaces(7)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Propagation {
     /// Neither way.
     Private,
@@ -21,7 +19,7 @@ pub enum Propagation {
 }
 
 /// A directory or file of the node to be seen in a container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountRequest {
     /// Where, inside: absolute and without `..`.
     pub container_path: PathBuf,
@@ -90,28 +88,6 @@ impl MountRequest {
             options: options(&at("mount_options"), &mount.mount_options)?,
         })
     }
-
-    /// As the wire has it, for `ContainerStatus.mounts`.
-    pub fn to_cri(&self) -> v1::Mount {
-        v1::Mount {
-            container_path: self.container_path.to_string_lossy().into_owned(),
-            host_path: self.host_path.to_string_lossy().into_owned(),
-            readonly: self.readonly,
-            selinux_relabel: self.selinux_relabel,
-            propagation: match self.propagation {
-                Propagation::Private => v1::MountPropagation::PropagationPrivate,
-                Propagation::HostToContainer => v1::MountPropagation::PropagationHostToContainer,
-                Propagation::Bidirectional => v1::MountPropagation::PropagationBidirectional,
-            }
-            .into(),
-            uid_mappings: Vec::new(),
-            gid_mappings: Vec::new(),
-            recursive_read_only: self.recursive_read_only,
-            image: None,
-            image_sub_path: String::new(),
-            mount_options: self.options.clone(),
-        }
-    }
 }
 
 fn options(field: &str, given: &[String]) -> Result<Vec<String>, Failure> {
@@ -135,7 +111,7 @@ fn options(field: &str, given: &[String]) -> Result<Vec<String>, Failure> {
 }
 
 /// A device of the node to be made in a container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceRequest {
     /// Where, inside; for a directory of devices the root of what is below it.
     pub container_path: PathBuf,
@@ -186,14 +162,16 @@ mod tests {
     }
 
     #[test]
-    fn a_mount_goes_in_and_comes_back_for_the_status() {
+    fn options_of_a_mount_are_kept_each_once() {
         let given = v1::Mount {
             readonly: true,
             recursive_read_only: true,
-            mount_options: vec!["noexec".into(), "nosuid".into()],
+            mount_options: ["noexec", "nosuid", "noexec"].map(str::to_owned).to_vec(),
             ..mount()
         };
-        assert_eq!(MountRequest::parse("m", &given).unwrap().to_cri(), given);
+        let parsed = MountRequest::parse("m", &given).unwrap();
+        assert!(parsed.recursive_read_only);
+        assert_eq!(parsed.options, ["noexec", "nosuid"]);
     }
 
     #[test]

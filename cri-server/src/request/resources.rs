@@ -5,13 +5,12 @@
 use std::collections::BTreeMap;
 
 use bulkhead_proto::runtime::v1;
-use serde::{Deserialize, Serialize};
 
 use super::{invalid, text};
 use crate::failure::Failure;
 
 /// Limits; what is `None` or empty was not set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// CFS period in microseconds.
     pub cpu_period: Option<u64>,

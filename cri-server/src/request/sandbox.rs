@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use bulkhead_proto::runtime::v1;
-use serde::{Deserialize, Serialize};
 
 use super::security::{self, Namespaces, Of, Profile, SelinuxOptions, Sharing};
 use super::{Resources, enumeration, invalid, sysctl, text};
@@ -15,7 +14,7 @@ use crate::failure::Failure;
 const HOSTNAME: usize = 64;
 
 /// What identifies a pod sandbox among those that exist. Never part of a path (threat I4).
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SandboxKey {
     /// The pod's name.
     pub name: String,
@@ -28,7 +27,7 @@ pub struct SandboxKey {
 }
 
 /// A pod sandbox to run. Two requests that are equal mean the same sandbox.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SandboxRequest {
     /// Its key.
     pub key: SandboxKey,
@@ -63,7 +62,7 @@ pub struct SandboxRequest {
 }
 
 /// The content of a pod's `resolv.conf`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dns {
     /// Name servers.
     pub servers: Vec<String>,
@@ -91,8 +90,7 @@ impl Dns {
 }
 
 /// A transport protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -103,7 +101,7 @@ pub enum Protocol {
 }
 
 /// A port of the node that leads to a port of the pod.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
     /// The protocol.
     pub protocol: Protocol,

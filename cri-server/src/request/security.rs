@@ -3,14 +3,12 @@
 use std::path::PathBuf;
 
 use bulkhead_proto::runtime::v1;
-use serde::{Deserialize, Serialize};
 
 use super::{enumeration, invalid, text, unsupported};
 use crate::failure::Failure;
 
 /// Network, IPC or UTS: the pod's own, or the node's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
     /// One for all containers of the pod.
     Pod,
@@ -19,8 +17,7 @@ pub enum Sharing {
 }
 
 /// The PID namespace asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pid {
     /// One for all containers of the pod, with a pause process as its init.
     Pod,
@@ -33,7 +30,7 @@ pub enum Pid {
 }
 
 /// The namespaces of a pod, or those a container asks for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespaces {
     /// The network namespace; the UTS namespace follows it (`NODE` means the node's host name too).
     pub network: Sharing,
@@ -41,8 +38,6 @@ pub struct Namespaces {
     pub ipc: Sharing,
     /// The PID namespace.
     pub pid: Pid,
-    /// `userns_options` was sent (with mode NODE, the only one taken yet); status answers alike.
-    pub user_node: bool,
 }
 
 /// Which kind of object the options belong to.
@@ -64,7 +59,6 @@ impl Namespaces {
                 network: Sharing::Pod,
                 ipc: Sharing::Pod,
                 pid: Pid::Pod,
-                user_node: false,
             });
         };
         let pid_field = format!("{field}.pid");
@@ -91,40 +85,15 @@ impl Namespaces {
                 "is meant only with pid TARGET",
             ));
         }
+        user(
+            &format!("{field}.userns_options"),
+            options.userns_options.as_ref(),
+        )?;
         Ok(Self {
             network: sharing(&format!("{field}.network"), options.network)?,
             ipc: sharing(&format!("{field}.ipc"), options.ipc)?,
             pid,
-            user_node: user(
-                &format!("{field}.userns_options"),
-                options.userns_options.as_ref(),
-            )?,
         })
-    }
-
-    /// As the wire has it, for `PodSandboxStatus`.
-    pub fn to_cri(&self) -> v1::NamespaceOption {
-        let sharing = |sharing| match sharing {
-            Sharing::Pod => v1::NamespaceMode::Pod,
-            Sharing::Node => v1::NamespaceMode::Node,
-        };
-        let (pid, target_id) = match &self.pid {
-            Pid::Pod => (v1::NamespaceMode::Pod, String::new()),
-            Pid::Container => (v1::NamespaceMode::Container, String::new()),
-            Pid::Node => (v1::NamespaceMode::Node, String::new()),
-            Pid::Target(id) => (v1::NamespaceMode::Target, id.clone()),
-        };
-        v1::NamespaceOption {
-            network: sharing(self.network).into(),
-            pid: pid.into(),
-            ipc: sharing(self.ipc).into(),
-            target_id,
-            userns_options: self.user_node.then(|| v1::UserNamespace {
-                mode: v1::NamespaceMode::Node.into(),
-                uids: Vec::new(),
-                gids: Vec::new(),
-            }),
-        }
     }
 }
 
@@ -137,14 +106,14 @@ fn sharing(field: &str, value: i32) -> Result<Sharing, Failure> {
     }
 }
 
-/// Whether `userns_options` was sent. Only NODE is taken until user namespaces are provided.
-fn user(field: &str, options: Option<&v1::UserNamespace>) -> Result<bool, Failure> {
+/// Only the node's is taken until user namespaces are provided.
+fn user(field: &str, options: Option<&v1::UserNamespace>) -> Result<(), Failure> {
     let Some(options) = options else {
-        return Ok(false);
+        return Ok(());
     };
     let mode = format!("{field}.mode");
     match enumeration(&mode, options.mode)? {
-        v1::NamespaceMode::Node if options.uids.is_empty() && options.gids.is_empty() => Ok(true),
+        v1::NamespaceMode::Node if options.uids.is_empty() && options.gids.is_empty() => Ok(()),
         v1::NamespaceMode::Node => Err(invalid(field, "NODE takes no uids or gids")),
         v1::NamespaceMode::Pod => Err(unsupported(
             &mode,
@@ -158,8 +127,7 @@ fn user(field: &str, options: Option<&v1::UserNamespace>) -> Result<bool, Failur
 }
 
 /// A seccomp or AppArmor profile as asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Profile {
     /// The runtime's default.
     RuntimeDefault,
@@ -234,7 +202,7 @@ pub(super) fn seccomp_path(field: &str, profile: &Option<Profile>) -> Result<(),
 }
 
 /// Parts of an SELinux label that replace those of the generated one. Empty parts are left.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SelinuxOptions {
     /// User.
     pub user: String,
@@ -273,7 +241,7 @@ pub(super) fn id(field: &str, value: i64) -> Result<u32, Failure> {
 }
 
 /// Who the container's first process is, as far as the request says.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// The user; absent is the image's.
     pub user: Option<UserName>,
@@ -286,8 +254,7 @@ pub struct User {
 }
 
 /// A user by number or by name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserName {
     /// A uid, which need not be in the image's `/etc/passwd`.
     Id(u32),
@@ -354,7 +321,7 @@ pub(super) fn groups(field: &str, gids: &[i64], policy: i32) -> Result<(Vec<u32>
 }
 
 /// Capabilities to add and drop, by name as sent; their meaning is `security::capabilities`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CapabilityChanges {
     /// Added to the default set.
     pub add: Vec<String>,
@@ -382,7 +349,7 @@ impl CapabilityChanges {
 }
 
 /// The security context of a container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerSecurity {
     /// Namespaces.
     pub namespaces: Namespaces,
@@ -505,7 +472,9 @@ mod tests {
         ] {
             let parsed = Namespaces::parse("n", Some(&given), of);
             match fault {
-                None => assert_eq!(parsed.unwrap().to_cri(), given),
+                None => {
+                    parsed.unwrap();
+                }
                 Some(prefix) => {
                     let failure = parsed.unwrap_err();
                     assert!(failure.message().starts_with(prefix), "{failure}");
@@ -534,8 +503,8 @@ mod tests {
                 }),
             )
         };
-        assert_eq!(user("u", None).unwrap(), false);
-        assert_eq!(of(2, 0).unwrap(), true);
+        assert!(user("u", None).is_ok());
+        assert!(of(2, 0).is_ok());
         for (mode, length) in [(2, 1), (0, 65536), (0, 0), (1, 1), (3, 1), (7, 0)] {
             assert!(of(mode, length).is_err(), "{mode} {length}");
         }
