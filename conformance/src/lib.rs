@@ -10,4 +10,5 @@ pub mod images;
 pub mod node;
 pub mod peers;
 pub mod registry;
+pub mod rig;
 pub mod tar;

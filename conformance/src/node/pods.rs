@@ -106,3 +106,24 @@ pub fn labels(pairs: &[(&str, &str)]) -> std::collections::BTreeMap<String, Stri
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
         .collect()
 }
+
+/// The container's config with the namespace modes of its pod, as the kubelet sends them; a PID
+/// mode the test has set itself stays.
+pub fn fitting(config: &cri::ContainerConfig, pod: &cri::PodSandboxConfig) -> cri::ContainerConfig {
+    let mut config = config.clone();
+    let context = pod
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref());
+    if let Some(options) = context.and_then(|context| context.namespace_options.as_ref()) {
+        let own = security(&mut config)
+            .namespace_options
+            .get_or_insert_default();
+        own.network = options.network;
+        own.ipc = options.ipc;
+        if options.pid != i32::from(cri::NamespaceMode::Container) {
+            own.pid = options.pid;
+        }
+    }
+    config
+}

@@ -1,0 +1,202 @@
+//! Names of images: cases R1 and R2, and the choice from an index, M1.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bulkhead_conformance::images::{ImageBuilder, catalog};
+use bulkhead_conformance::node::pods::container;
+use bulkhead_conformance::rig::{self, Rig};
+use bulkhead_conformance::tar::Layer;
+use bulkhead_proto::runtime::v1 as cri;
+use serde_json::{Value, json};
+
+fn marked(mark: &str) -> Result<bulkhead_conformance::images::Image> {
+    ImageBuilder::new()
+        .layer(Layer::new().file("mark", mark))?
+        .build()
+}
+
+#[tokio::test]
+async fn r1_a_digest_pull_invents_no_tag_and_a_moved_tag_leaves_no_placeholder() -> Result<()> {
+    let rig = Rig::start().await?;
+    let (one, two) = (marked("one")?, marked("two")?);
+    rig.registry.add("a/b:v1", &one);
+    let name = rig.registry.reference("a/b");
+    let digested = format!("{name}@{}", one.manifest.digest);
+
+    let id = rig.node.pull(&digested).await?;
+    assert_eq!(id, one.config.digest);
+    let image = rig.node.image(&digested).await?.context("by digest")?;
+    assert_eq!(image.repo_tags, Vec::<String>::new());
+    assert_eq!(image.repo_digests, [digested.as_str()]);
+    assert_eq!(image.id, id);
+
+    let both = format!("{name}:v1@{}", one.manifest.digest);
+    assert_eq!(rig.node.pull(&both).await?, id);
+    for form in [&digested, &both, &id] {
+        let image = rig
+            .node
+            .image(form)
+            .await?
+            .with_context(|| format!("by {form}"))?;
+        assert_eq!(image.id, id, "by {form}");
+        assert!(
+            image.repo_tags.iter().all(|tag| !tag.contains('@')),
+            "{:?}",
+            image.repo_tags
+        );
+    }
+
+    let tag = format!("{name}:v1");
+    assert_eq!(rig.node.pull(&tag).await?, id);
+    assert_eq!(
+        rig.node.image(&tag).await?.context("by tag")?.repo_tags,
+        [tag.as_str()]
+    );
+    rig.registry.add("a/b:v1", &two);
+    let second = rig.node.pull(&tag).await?;
+    assert_eq!(second, two.config.digest);
+    let old = rig
+        .node
+        .image(&id)
+        .await?
+        .context("the image whose tag moved")?;
+    assert_eq!(old.repo_tags, Vec::<String>::new());
+    assert_eq!(old.repo_digests, [digested.as_str()]);
+    assert_eq!(rig.node.image(&tag).await?.context("by tag")?.id, second);
+    rig.node.remove_image(&id).await?;
+    assert_eq!(rig.node.image(&id).await?, None);
+    assert_eq!(rig.node.list_images().await?.len(), 1);
+    rig.finish().await
+}
+
+async fn used_bytes(rig: &Rig) -> Result<u64> {
+    let answer = rig
+        .node
+        .images
+        .clone()
+        .image_fs_info(cri::ImageFsInfoRequest {})
+        .await?;
+    let file_system = answer.into_inner().image_filesystems.into_iter().next();
+    Ok(file_system
+        .and_then(|usage| usage.used_bytes)
+        .context("no used_bytes")?
+        .value)
+}
+
+#[tokio::test]
+async fn r2_removal_by_id_takes_every_name_and_spares_the_running_container() -> Result<()> {
+    let rig = Rig::start().await?;
+    let filler: Vec<u8> = (0..4_000_000_u32)
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    let image = rig
+        .busybox_with(Layer::new().file("filler", filler))?
+        .build()?;
+    let empty = used_bytes(&rig).await?;
+    let one = rig.publish("x/a:1", &image).await?;
+    let two = rig.publish("y/b:1", &image).await?;
+    let pod = rig.pod("r2").await?;
+    let id = rig
+        .start_in(&pod, &container("main", &one, &["sleep", "1000"]))
+        .await?;
+
+    rig.node.remove_image(&image.config.digest).await?;
+    rig.node.remove_image(&image.config.digest).await?;
+    for name in [&one, &two, &image.config.digest] {
+        assert_eq!(rig.node.image(name).await?, None, "{name}");
+    }
+    // Not run before, so not in any cache of the container's.
+    let sum = rig.node.output(&id, &["md5sum", "/filler"]).await?;
+    assert!(sum.ends_with("/filler\n"), "{sum}");
+    let held = used_bytes(&rig).await?;
+    assert!(
+        held > empty + 8_000_000,
+        "freed under the container: {empty} then {held}"
+    );
+
+    rig.node.remove_container(&id).await?;
+    let begin = Instant::now();
+    while used_bytes(&rig).await? > empty + 1_000_000 {
+        ensure!(
+            begin.elapsed() < Duration::from_secs(15),
+            "the space is not freed"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    rig.finish().await
+}
+
+#[tokio::test]
+async fn m1_an_index_is_picked_by_platform_and_nothing_else_is_asked_for() -> Result<()> {
+    let rig = Rig::start().await?;
+    let ours = marked("ours")?;
+    let other = ImageBuilder::new()
+        .layer(Layer::new().file("mark", "other"))?
+        .platform("linux", "s390x")
+        .build()?;
+    let attestation = ImageBuilder::new()
+        .layer(Layer::new().file("mark", "attestation"))?
+        .platform("unknown", "unknown")
+        .build()?;
+    let platform = |os: &str, architecture: &str| json!({"os": os, "architecture": architecture});
+    let note = json!({"vnd.docker.reference.type": "attestation-manifest"});
+    let mut entries = vec![
+        (&attestation.manifest, platform("unknown", "unknown"), note),
+        (&other.manifest, platform("linux", "s390x"), Value::Null),
+        (
+            &ours.manifest,
+            platform("linux", bulkhead_conformance::images::go_arch()),
+            Value::Null,
+        ),
+    ];
+    for image in [&ours, &other, &attestation] {
+        rig.registry.add("a/b", image);
+    }
+    let whole = rig::index(&entries);
+    rig.registry.add_manifest("a/b:all", &whole);
+    entries.truncate(2);
+    rig.registry.add_manifest("a/b:none", &rig::index(&entries));
+
+    let all = rig.registry.reference("a/b:all");
+    assert_eq!(rig.node.pull(&all).await?, ours.config.digest);
+    let image = rig.node.image(&all).await?.context("by tag")?;
+    let by_index = format!("{}@{}", rig.registry.reference("a/b"), whole.digest);
+    assert_eq!(image.repo_digests, [by_index]);
+    for seen in rig.registry.take_log() {
+        for image in [&other, &attestation] {
+            let foreign = image.blobs().any(|blob| seen.path.ends_with(&blob.digest));
+            assert!(!foreign, "asked for {}", seen.path);
+        }
+    }
+
+    let refused = rig.node.pull(&rig.registry.reference("a/b:none")).await;
+    let message = refused
+        .expect_err("nothing here is for this platform")
+        .message()
+        .to_owned();
+    assert!(
+        message.contains(&format!(
+            "linux/{}",
+            bulkhead_conformance::images::go_arch()
+        )),
+        "{message}"
+    );
+    assert_eq!(rig.node.list_images().await?.len(), 1);
+    rig.finish().await
+}
+
+#[tokio::test]
+async fn the_mirrors_of_other_hosts_serve_their_images_under_their_own_names() -> Result<()> {
+    let rig = Rig::start().await?;
+    let id = rig.node.pull("registry.k8s.io/pause:3.9").await?;
+    assert_eq!(rig.node.pull("k8s.gcr.io/pause:3.9").await?, id);
+    let image = rig
+        .node
+        .image("k8s.gcr.io/pause:3.9")
+        .await?
+        .context("pause")?;
+    assert_eq!(image.repo_tags.len(), 2, "{:?}", image.repo_tags);
+    assert!(rig.node.image(catalog::BUSYBOX).await?.is_none());
+    rig.finish().await
+}
