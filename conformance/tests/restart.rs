@@ -1,0 +1,238 @@
+//! Kill and restart: the daemon, a monitor, the machine (N2), and the inherited socket.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bulkhead_conformance::node::pods::container;
+use bulkhead_conformance::node::{Log, Options, signal};
+use bulkhead_conformance::rig::{Pod, Rig};
+use bulkhead_proto::runtime::v1 as cri;
+use rustix::process::Signal;
+
+/// The monitor of a pod: the parent of the container's init.
+async fn monitor(rig: &Rig, container: &str) -> Result<u32> {
+    let init = rig.node.init_pid(container).await?;
+    let stat = fs::read_to_string(format!("/proc/{init}/stat"))?;
+    let (_, fields) = stat
+        .rsplit_once(") ")
+        .context("the name ends with a parenthesis")?;
+    Ok(fields.split(' ').nth(1).context("no parent")?.parse()?)
+}
+
+async fn logging(rig: &Rig, name: &str) -> Result<(Pod, String)> {
+    let busybox = rig.busybox().await?;
+    let pod = rig.networked_pod(name).await?;
+    let command = [
+        "sh",
+        "-c",
+        "i=0; while :; do echo $i; i=$((i+1)); usleep 10000; done",
+    ];
+    let id = rig
+        .start_in(&pod, &container("main", busybox, &command))
+        .await?;
+    Ok((pod, id))
+}
+
+#[tokio::test]
+async fn a_killed_daemon_finds_its_pods_running_and_the_exits_it_missed() -> Result<()> {
+    let mut rig = Rig::start().await?;
+    let (pod, id) = logging(&rig, "killed").await?;
+    let busybox = rig.busybox().await?;
+    let script = "sleep 1; exit 9";
+    let brief = rig
+        .start_in(&pod, &container("brief", busybox, &["sh", "-c", script]))
+        .await?;
+    let created = rig
+        .create_in(&pod, &container("created", busybox, &["true"]))
+        .await?;
+    let address = rig
+        .node
+        .pod_status(&pod.id)
+        .await?
+        .network
+        .context("no network")?
+        .ip;
+    let path = rig.node.status(&id).await?.log_path;
+
+    rig.node.kill()?;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let meanwhile = fs::metadata(&path)?.len();
+    rig.node.launch().await?;
+
+    let status = rig.node.pod_status(&pod.id).await?;
+    assert_eq!(status.state(), cri::PodSandboxState::SandboxReady);
+    assert_eq!(status.network.context("no network")?.ip, address);
+    let states = [
+        (&id, cri::ContainerState::ContainerRunning),
+        (&brief, cri::ContainerState::ContainerExited),
+        (&created, cri::ContainerState::ContainerCreated),
+    ];
+    for (container, state) in states {
+        assert_eq!(
+            rig.node.status(container).await?.state(),
+            state,
+            "{container}"
+        );
+    }
+    assert_eq!(rig.node.status(&brief).await?.exit_code, 9);
+    assert_eq!(rig.node.list_containers().await?.len(), 3);
+    assert_eq!(rig.node.output(&id, &["echo", "back"]).await?, "back\n");
+    rig.node.start_container(&created).await?;
+    assert_eq!(rig.node.wait_exit(&created).await?.exit_code, 0);
+    assert!(meanwhile > 0);
+    let numbers: Vec<usize> = Log::read(&path)?
+        .stdout()
+        .lines()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?;
+    assert!(
+        numbers.len() > 100,
+        "logging stopped: {} lines",
+        numbers.len()
+    );
+    assert_eq!(
+        numbers,
+        (0..numbers.len()).collect::<Vec<_>>(),
+        "lines lost or doubled"
+    );
+    rig.finish().await
+}
+
+#[tokio::test]
+async fn a_killed_monitor_takes_its_containers_with_it_and_says_so() -> Result<()> {
+    let rig = Rig::start().await?;
+    let (pod, id) = logging(&rig, "monitor").await?;
+    let (other, survivor) = logging(&rig, "survivor").await?;
+    let init = rig.node.init_pid(&id).await?;
+    signal(monitor(&rig, &id).await?, Signal::KILL)?;
+    let status = rig.node.wait_exit(&id).await?;
+    assert_ne!(status.exit_code, 0);
+    assert!(!status.reason.is_empty(), "{status:?}");
+    assert!(
+        status.message.to_lowercase().contains("monitor"),
+        "{status:?}"
+    );
+    let begin = Instant::now();
+    while Path::new(&format!("/proc/{init}")).exists() {
+        ensure!(
+            begin.elapsed() < Duration::from_secs(10),
+            "its container lives on"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let state = rig.node.pod_status(&pod.id).await?.state();
+    assert_eq!(state, cri::PodSandboxState::SandboxNotready);
+    assert_eq!(
+        rig.node.pod_status(&other.id).await?.state(),
+        cri::PodSandboxState::SandboxReady
+    );
+    assert_eq!(
+        rig.node.output(&survivor, &["echo", "here"]).await?,
+        "here\n"
+    );
+    rig.finish().await
+}
+
+/// A reboot, as far as it can be had: processes, pinned namespaces and the state folder are gone.
+#[tokio::test]
+async fn n2_pods_can_be_torn_down_after_a_reboot() -> Result<()> {
+    let mut rig = Rig::start().await?;
+    let (pod, id) = logging(&rig, "n2").await?;
+    let address = rig
+        .node
+        .pod_status(&pod.id)
+        .await?
+        .network
+        .context("no network")?
+        .ip;
+    let links = || -> Result<usize> { Ok(fs::read_dir("/sys/class/net")?.count()) };
+    let pinned: Vec<_> = fs::read_dir("/run/netns")?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.to_string_lossy().contains(&pod.id))
+        .collect();
+    assert_eq!(pinned.len(), 1, "{pinned:?}");
+    let (init, monitor) = (rig.node.init_pid(&id).await?, monitor(&rig, &id).await?);
+    rig.node.kill()?;
+    signal(monitor, Signal::KILL)?;
+    signal(init, Signal::KILL)?;
+    for path in &pinned {
+        rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH)?;
+        fs::remove_file(path)?;
+    }
+    unmount_below(rig.node.state())?;
+    fs::remove_dir_all(rig.node.state())?;
+    fs::create_dir(rig.node.state())?;
+    let with_link = links()?;
+    rig.node.launch().await?;
+
+    let listed = rig.node.list_pods().await?;
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].state(), cri::PodSandboxState::SandboxNotready);
+    assert_eq!(listed[0].metadata, pod.config.metadata);
+    let status = rig.node.status(&id).await?;
+    assert_ne!(status.state(), cri::ContainerState::ContainerRunning);
+    for _ in 0..2 {
+        rig.node.stop_pod(&pod.id).await?;
+    }
+    for _ in 0..2 {
+        rig.node.remove_pod(&pod.id).await?;
+    }
+    assert!(links()? <= with_link);
+    // Its address is free: as many pods as the range allows get one, this one among them in time.
+    let mut config = pod.config.clone();
+    config.metadata.get_or_insert_default().attempt = 1;
+    let again = rig.run(config).await?;
+    let second = rig
+        .node
+        .pod_status(&again.id)
+        .await?
+        .network
+        .context("no network")?
+        .ip;
+    assert!(!address.is_empty() && !second.is_empty());
+    rig.finish().await
+}
+
+fn unmount_below(folder: &Path) -> Result<()> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    for line in text.lines().rev() {
+        let point = Path::new(line.split(' ').nth(4).unwrap_or_default());
+        if point.starts_with(folder) {
+            rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH)?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_inherited_socket_outlives_the_daemon_and_holds_its_callers() -> Result<()> {
+    let mut rig = Rig::start_with(Options {
+        activated: true,
+        ..Default::default()
+    })
+    .await?;
+    let pod = rig.pod("activated").await?;
+    rig.node.stop().await?;
+    assert!(
+        rig.node.socket().exists(),
+        "the daemon removed a socket it did not make"
+    );
+    // A call made while nobody is there waits in the backlog and is answered by the next daemon.
+    let waiting = rig.node.runtime.clone();
+    let call = tokio::task::LocalSet::new();
+    let early = call.run_until(async {
+        let version = tokio::task::spawn_local(async move {
+            let mut client = waiting;
+            client.version(cri::VersionRequest::default()).await
+        });
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        rig.node.launch().await?;
+        anyhow::Ok(version.await?)
+    });
+    assert_eq!(early.await??.into_inner().runtime_api_version, "v1");
+    let state = rig.node.pod_status(&pod.id).await?.state();
+    assert_eq!(state, cri::PodSandboxState::SandboxReady);
+    rig.finish().await
+}
