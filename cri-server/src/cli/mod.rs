@@ -8,6 +8,7 @@
 )]
 
 mod config;
+mod play;
 mod serve;
 mod terminal;
 
