@@ -210,7 +210,7 @@ fn unsupported(tree: &Node, path: &str, pattern: &str, problems: &mut Vec<Proble
                 .strip_prefix(&pattern)
                 .is_some_and(|rest| rest.starts_with(['.', '[']))
         };
-        if HONOURED.iter().any(|known| opens(&known)) {
+        if HONOURED.iter().any(opens) {
             unsupported(node, &path, &pattern, problems);
         } else {
             problems.push(Problem {

@@ -176,6 +176,24 @@ impl ContainerPlan {
         }
     }
 
+    /// For a container that must not run as root and leaves its user to the image: that user's id,
+    /// if it is numeric. Nothing to check otherwise.
+    #[expect(
+        clippy::option_option,
+        reason = "the outer says whether there is a question"
+    )]
+    pub(in crate::cli::play) fn user_of(&self, image: &v1::Image) -> Option<Option<i64>> {
+        let context = self.template.linux.as_ref()?.security_context.as_ref()?;
+        if !self.non_root || context.run_as_user.is_some() {
+            return None;
+        }
+        if image.username.is_empty() {
+            // No user in the image is root.
+            return Some(Some(image.uid.map_or(0, |uid| uid.value)));
+        }
+        Some(None)
+    }
+
     /// The log below the pod's log directory, named as the kubelet names it.
     pub(in crate::cli::play) fn log(name: &str, attempt: u32) -> String {
         format!("{name}/{attempt}.log")

@@ -23,7 +23,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 pub(super) use container::{ContainerPlan, PullPolicy, Role};
 pub(super) use env::Facts;
-pub(super) use volumes::{HostPathKind, MountPlan, Volume, VolumeKind};
+pub(super) use volumes::{HostPathKind, Volume, VolumeKind};
 
 use super::document::{Lines, Problem};
 use super::manifest::Manifest;
@@ -296,12 +296,5 @@ impl Plan {
         config.labels.insert(POD_UID.to_owned(), uid.to_owned());
         config.log_directory = folder.logs().to_string_lossy().into_owned();
         config
-    }
-
-    /// The containers that decide when the pod is over.
-    pub(super) fn main(&self) -> impl Iterator<Item = &ContainerPlan> {
-        self.containers
-            .iter()
-            .filter(|container| container.role == Role::Main)
     }
 }

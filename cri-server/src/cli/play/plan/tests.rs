@@ -311,7 +311,13 @@ fn restarts_follow_policy_and_role() {
             again(2, 1),
         );
         assert_eq!(got, wanted, "{policy}");
-        assert_eq!(plan.main().count(), 1);
+        assert_eq!(
+            plan.containers
+                .iter()
+                .filter(|c| c.role == Role::Main)
+                .count(),
+            1
+        );
     }
 }
 
