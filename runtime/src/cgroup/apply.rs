@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 use rustix::io::Errno;
 
+use super::file::UNLIMITED;
 use super::{Cgroup, Part, file};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::plan::cgroup::{self as plan, Absent, Controller, Limit, Setting, Value};
@@ -18,9 +19,6 @@ use crate::sys::bpf;
 
 const LIMIT: &str = "memory.limit_in_bytes";
 const MEMSW: &str = "memory.memsw.limit_in_bytes";
-/// What v1 shows for no limit is a number of pages near 2⁶³ bytes: 9223372036854771712 with 4 KiB
-/// pages. Nothing real is in the last tebibyte.
-const UNLIMITED: u64 = (1 << 63) - (1 << 40);
 
 /// What to write back.
 enum Old<'a> {

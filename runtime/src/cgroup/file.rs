@@ -11,6 +11,10 @@ use rustix::io::Errno;
 /// (`kernel.pid_max`) of at most 8 bytes.
 const MAX_BYTES: u64 = 32 << 20;
 
+/// What v1 shows for no limit is a number of pages near 2⁶³ bytes: 9223372036854771712 with 4 KiB
+/// pages. Nothing real is in the last tebibyte.
+pub(super) const UNLIMITED: u64 = (1 << 63) - (1 << 40);
+
 /// Opens a group's directory. Readable, not O_PATH, because attributes are set through it.
 pub(super) fn open_directory(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

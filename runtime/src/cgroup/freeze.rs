@@ -24,14 +24,12 @@ const LOOK: Duration = Duration::from_millis(2);
 
 impl Hierarchies {
     /// The hierarchy that lists, freezes and kills.
-    pub(super) fn core(&self) -> &Hierarchy {
-        // `from_mountinfo` refuses nodes that have neither.
-        let freezer = || self.v1_with(Controller::Freezer).map(|(_, h)| h);
-        match (self.unified(), freezer()) {
-            (Some(unified), _) => unified,
-            (None, Some(freezer)) => freezer,
-            (None, None) => unreachable!("checked when probing"),
-        }
+    pub(super) fn core(&self) -> Option<&Hierarchy> {
+        let freezer = || {
+            self.v1_with(Controller::Freezer)
+                .map(|(_, freezer)| freezer)
+        };
+        self.unified().or_else(freezer)
     }
 }
 
@@ -46,12 +44,7 @@ impl Cgroup {
                 .v1_with(Controller::Freezer)
                 .and_then(|(index, _)| self.v1.get(index)?.get()),
         };
-        let part = part.ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("cgroup {} is gone", self.path()),
-            )
-        })?;
+        let part = part.ok_or_else(|| self.gone())?;
         Ok((part.directory.as_fd(), v2))
     }
 

@@ -318,21 +318,28 @@ impl Hierarchy {
             .filter_map(|controller| controller.v2_name())
             .map(|name| format!("+{name}"))
             .collect();
-        if missing.is_empty()
-            || file::write(group, "cgroup.subtree_control", &missing.join(" ")).is_ok()
-        {
+        if missing.is_empty() {
             return Ok(());
         }
-        for name in missing {
-            if file::write(group, "cgroup.subtree_control", &name) == Err(Errno::BUSY) {
-                return Err(Error::new(
-                    ErrorKind::WrongState,
-                    format!(
-                        "{} has processes of its own, so the kernel gives no controllers to groups \
-                         below it: move them into a group beside",
-                        show()
-                    ),
-                ));
+        // Together first: given one by one, those that can govern threads would be accepted in a
+        // group with processes and make it a threaded one, which then refuses the others.
+        let together = missing.join(" ");
+        let names = std::iter::once(together.as_str()).chain(missing.iter().map(String::as_str));
+        for name in names {
+            match file::write(group, "cgroup.subtree_control", name) {
+                Ok(()) if name == together => return Ok(()),
+                Err(Errno::BUSY | Errno::OPNOTSUPP) => {
+                    return Err(Error::new(
+                        ErrorKind::WrongState,
+                        format!(
+                            "{} has processes of its own, so the kernel gives no controllers to \
+                             groups below it: move them into a group beside",
+                            show()
+                        ),
+                    ));
+                }
+                // Missed when a limit needs it.
+                Ok(()) | Err(_) => {}
             }
         }
         Ok(())

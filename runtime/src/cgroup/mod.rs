@@ -219,7 +219,8 @@ impl Cgroup {
     /// As [`Cgroup::part`], made if it isn't there: the group's processes are moved into it.
     fn engage(&self, controller: Controller) -> Result<&Part> {
         if let Some(part) = self.part(controller) {
-            if self.hierarchies.mode() == Mode::Hybrid
+            let is_handed_down = self.hierarchies.is_unified() && HANDED_DOWN.contains(&controller);
+            if !is_handed_down
                 && self.hierarchies.place(controller) == Place::V2
                 && let Some(unified) = self.hierarchies.unified()
             {
@@ -276,7 +277,7 @@ impl Cgroup {
     /// the v2 group (v1: the freezer's) and shares the container's groups in all other hierarchies.
     pub fn child(&self, name: &str) -> Result<Self> {
         let mut child = Self::new(&self.hierarchies, self.path.child(name)?);
-        let core = self.hierarchies.core();
+        let core = self.hierarchies.core().ok_or_else(|| self.gone())?;
         let directory = core.make(&child.path, &[], &mut Vec::new())?;
         let own = Part::own(directory);
         let freezer = match self.hierarchies.unified() {
@@ -301,6 +302,13 @@ impl Cgroup {
             }
         }
         Ok(child)
+    }
+
+    fn gone(&self) -> Error {
+        Error::new(
+            ErrorKind::NotFound,
+            format!("cgroup {} is gone", self.path()),
+        )
     }
 
     /// Out-of-memory kills in the group so far. Readable after its processes are gone, until

@@ -5,12 +5,12 @@
 
 use std::os::fd::AsFd;
 
-use super::{Cgroup, file};
-use crate::error::{Error, ErrorKind, Result};
-use crate::plan::cgroup::{Controller, Place, Placement};
+use rustix::io::Errno;
 
-/// v1 shows no limit as a number near 2⁶³.
-const UNLIMITED: u64 = (1 << 63) - (1 << 40);
+use super::file::UNLIMITED;
+use super::{Cgroup, file};
+use crate::error::{Error, Result};
+use crate::plan::cgroup::{Controller, Place, Placement};
 
 /// What a group uses.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -129,10 +129,7 @@ impl Cgroup {
         };
         match file::read(&part.directory, "memory.stat") {
             Ok(text) => Ok(Some(text)),
-            Err(rustix::io::Errno::NODEV | rustix::io::Errno::NOENT) => Err(Error::new(
-                ErrorKind::NotFound,
-                format!("cgroup {} is gone", self.path()),
-            )),
+            Err(Errno::NODEV | Errno::NOENT) => Err(self.gone()),
             Err(errno) => {
                 let doing = format!("read memory.stat of cgroup {}", self.path());
                 Err(Error::system(doing, errno))

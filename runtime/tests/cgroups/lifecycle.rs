@@ -161,10 +161,10 @@ fn an_exec_is_killed_alone_and_counts_in_its_container() {
         let init = Held::new("sleep 1000");
         group.add(init.pid()).unwrap();
         let exec = group.child("exec-1").unwrap();
-        let mut shell = Held::new("(sleep 1000 & sleep 1000 &) ; sleep 1000");
+        let mut shell = Held::new("sleep 1000 & sleep 1000 & wait");
         exec.add(shell.pid()).unwrap();
         shell.go();
-        until("descendants", || exec.pids().unwrap().len() >= 4);
+        until("descendants", || exec.pids().unwrap().len() == 3);
         assert_eq!(group.pids().unwrap().len(), 1 + exec.pids().unwrap().len());
         if node.mode() != Mode::Unified {
             let memory = content(group.path(), "memory.limit_in_bytes");
