@@ -4,6 +4,7 @@
 //! what any client, registry or operator sees. Test images and the registry that serves them are
 //! made on the spot; `node` runs a daemon on scratch folders and checks that it leaves nothing.
 
+pub mod bench;
 pub mod critest;
 pub mod demo;
 pub mod images;

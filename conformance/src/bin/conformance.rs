@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use bulkhead_conformance::bench;
 use bulkhead_conformance::critest::{self, Groups, HOSTS, Run};
 use bulkhead_conformance::demo;
 use bulkhead_conformance::images::{catalog, layout};
@@ -48,6 +49,30 @@ enum Command {
         #[arg(long)]
         root: PathBuf,
     },
+    /// Measures Bulkhead beside the floor and its peers.
+    Bench {
+        /// The folder with containerd, runc and the CNI plugins.
+        #[arg(long)]
+        peers_dir: Option<PathBuf>,
+        /// One more runtime, as NAME=unix:///SOCKET; may be repeated.
+        #[arg(long = "peer", value_parser = named_socket)]
+        others: Vec<(String, PathBuf)>,
+        /// Samples of each lifecycle step.
+        #[arg(long, default_value_t = 20)]
+        samples: u32,
+        /// Pods for memory, lists and rest.
+        #[arg(long, default_value_t = 20)]
+        pods: u32,
+        /// Leaves Bulkhead out.
+        #[arg(long)]
+        without_bulkhead: bool,
+        /// Every sample, as JSON.
+        #[arg(long)]
+        json: PathBuf,
+        /// The Markdown table.
+        #[arg(long)]
+        table: Option<PathBuf>,
+    },
     /// Runs critest.
     Critest {
         /// Which specs.
@@ -71,6 +96,13 @@ enum Command {
     },
 }
 
+fn named_socket(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once("=unix://") {
+        Some((name, path)) if path.starts_with('/') => Ok((name.to_owned(), path.into())),
+        _ => Err(format!("{text:?} is no NAME=unix:///SOCKET")),
+    }
+}
+
 fn main() -> ExitCode {
     let done = tokio::runtime::Runtime::new()
         .map_err(anyhow::Error::from)
@@ -91,6 +123,30 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Serve { certs_d } => demo::serve(&certs_d)?,
         Command::Up { root, manifest } => demo::up(&root, &manifest)?,
         Command::Down { root } => demo::down(&root)?,
+        Command::Bench {
+            peers_dir,
+            others,
+            samples,
+            pods,
+            without_bulkhead,
+            json,
+            table,
+        } => {
+            let plan = bench::Plan {
+                samples,
+                pods,
+                peers: peers_dir,
+                others,
+                bulkhead: !without_bulkhead,
+            };
+            let measured = bench::run(&plan).await?;
+            measured.write(&json)?;
+            let text = measured.table();
+            println!("{text}");
+            if let Some(path) = table {
+                std::fs::write(&path, text)?;
+            }
+        }
         Command::Critest {
             groups,
             only,

@@ -350,7 +350,7 @@ impl Node {
 }
 
 /// `pid` in the JSON under `info` of a verbose answer, which node software reads.
-pub(super) fn info_pid(info: &BTreeMap<String, String>) -> Result<u32> {
+pub fn info_pid(info: &BTreeMap<String, String>) -> Result<u32> {
     let text = info.get("info").context("a verbose answer without info")?;
     let value: serde_json::Value = serde_json::from_str(text).context("info is no JSON")?;
     let pid = value["pid"].as_u64().context("info without pid")?;

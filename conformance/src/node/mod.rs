@@ -22,7 +22,7 @@ use bulkhead_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 
-pub use self::calls::{Exec, Log};
+pub use self::calls::{Exec, Log, info_pid};
 use self::leaks::Snapshot;
 pub use self::process::{Limits, bulkhead_path, monitor_path, signal, target};
 use crate::registry::Registry;
