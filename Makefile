@@ -34,6 +34,8 @@ help: ## This list
 
 ## --- build and run -----------------------------------------------------------------------------
 
+deps: deps-build deps-check deps-test ## The Debian packages that building and testing need
+
 deps-%:
 	@conformance/tools/deps $*
 
@@ -91,13 +93,17 @@ test: test-pure test-kernel test-product ## All that this machine can run
 
 test-pure: deps-build ## Mappings, parsers, codecs: no root
 	$(CARGO) test --workspace --lib --bins
-	$(CARGO) test -p bulkhead-proto -p bulkhead-cri-server
+	$(CARGO) test -p bulkhead-proto --test '*'
 
-test-kernel: deps-build deps-test root ## The launcher on this kernel: root
-	$(CARGO) test -p bulkhead-runtime --tests -- --test-threads=1
+test-kernel: deps-build deps-test root ## The launcher and the network on this kernel: root
+	$(CARGO) test -p bulkhead-runtime -p bulkhead-cri-server --test '*' -- --test-threads=1
 
-test-product: deps-build deps-test root images $(CRITEST) ## The daemon from outside, and critest's groups of `make conformance` that are to pass
-	$(CARGO) test -p bulkhead-conformance --profile $(PROFILE) --tests -- --test-threads=1
+# With the debug build, which the other tests have made already.
+test-product: root ## The daemon from outside, and the groups of critest that are to pass: root
+	@$(MAKE) PROFILE=dev product
+
+product: deps-test images $(CRITEST)
+	$(CARGO) test -p bulkhead-conformance --profile $(PROFILE) --test '*' -- --test-threads=1
 	$(RIG) critest --groups required --report $(TARGET)/critest/required.json
 
 test-vm: deps-build root ## What this kernel lacks, in a virtual machine: cgroup v2, AppArmor, systemd
@@ -106,7 +112,7 @@ test-vm: deps-build root ## What this kernel lacks, in a virtual machine: cgroup
 conformance: deps-test root images $(CRITEST) ## All of critest; writes docs/conformance.md
 	$(RIG) critest --groups all --report $(TARGET)/critest/all.json --table docs/conformance.md
 
-bench: deps-test deps-bench root images $(CRITEST) peers ## Beside the floor and the peers; PEERS="name=unix:///path …" adds one
+bench: deps-test root images peers ## Beside the floor and the peers; PEERS="name=unix:///path …" adds one
 	$(RIG) bench --peers-dir $(PEERS_DIR) $(foreach peer,$(PEERS),--peer $(peer)) \
 		--json $(TARGET)/bench/latest.json --table docs/performance.md
 
@@ -125,5 +131,5 @@ $(PEERS_DIR)/runc: conformance/peers/go.mod conformance/peers/build
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "these tests need root"; exit 1; }
 
-.PHONY: help build monitor install run stop check layers deny advisories test test-pure \
-	test-kernel test-product test-vm conformance bench images peers root
+.PHONY: help deps build monitor install run stop check layers deny advisories test test-pure \
+	test-kernel test-product product test-vm conformance bench images peers root

@@ -38,6 +38,26 @@ pub fn family(of: u32) -> BTreeSet<u32> {
     }
 }
 
+/// What runtimes keep beside a pod's containers, by the beginning of the program's name: on a
+/// machine where others work too, "every new process" would count their compilers.
+const HELPERS: [&str; 4] = ["bulkhead-monitor", "containerd-shim", "conmon", "pause"];
+
+/// Whether a process is a runtime's helper: by its first argument or, for one executed from a
+/// memory file, by that file's name.
+pub fn is_helper(pid: u32) -> bool {
+    let folder = format!("/proc/{pid}");
+    let command = fs::read(format!("{folder}/cmdline")).unwrap_or_default();
+    let first = command.split(|byte| *byte == 0).next().unwrap_or_default();
+    let first = String::from_utf8_lossy(first).into_owned();
+    let file = fs::read_link(format!("{folder}/exe")).unwrap_or_default();
+    [first.as_str(), &file.to_string_lossy()]
+        .iter()
+        .any(|path| {
+            let name = path.rsplit(['/', ':']).next().unwrap_or_default();
+            HELPERS.iter().any(|helper| name.starts_with(helper))
+        })
+}
+
 /// Proportional set size in MB; a process that has gone counts nothing.
 pub fn pss(pid: u32) -> f64 {
     kilobytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:") / 1024.0
