@@ -70,6 +70,19 @@ impl Error {
         }
     }
 
+    /// A system call failed and the message says so in its own words, with a kind of its own.
+    pub(crate) fn system_words(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        errno: rustix::io::Errno,
+    ) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            errno: Some(errno.raw_os_error()),
+        }
+    }
+
     /// Puts what was being done in front; kind and errno stay.
     #[must_use]
     pub fn context(mut self, doing: impl fmt::Display) -> Self {

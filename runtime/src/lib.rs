@@ -3,7 +3,12 @@
 
 pub mod cgroup;
 pub mod error;
+pub mod features;
 pub mod launch;
 pub mod monitor;
+pub mod namespaces;
 pub mod plan;
+pub mod rootfs;
+pub mod spec;
 pub mod sys;
+pub mod users;

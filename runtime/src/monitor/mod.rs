@@ -1,5 +1,3 @@
 //! The per-pod monitor process.
 
-pub mod connection;
-pub mod frame;
 pub mod wire;

@@ -1,5 +1,11 @@
 //! System calls by family; the only place unsafe is allowed.
 
 pub mod bpf;
-pub mod memfd;
-pub mod scm;
+pub(crate) mod caps;
+pub(crate) mod clone;
+pub(crate) mod fd;
+pub(crate) mod mount;
+pub(crate) mod pidfd;
+pub(crate) mod procfs;
+pub(crate) mod pty;
+pub(crate) mod seccomp;

@@ -1,0 +1,39 @@
+//! An exec: no namespaces, mounts or nodes are made; all of the container's are entered by its init's
+//! pidfd. From there it is the same path as a container's init (F1).
+
+use super::child::{Kind, Work};
+use super::parent::{self, Channel, Launch, Streams};
+use super::{ExecInput, Launched};
+use crate::error::Result;
+use crate::plan;
+use crate::sys::fd::KeepList;
+
+pub(super) fn exec(input: ExecInput<'_>) -> Result<Launched> {
+    crate::spec::exec_process(input.process)?;
+    let process = plan::process(input.process, input.features)?;
+    let seccomp = parent::program(input.seccomp)?;
+    let streams = Streams::prepare(input.stdio, &process)?;
+    let channel = Channel::new()?;
+    let fds = streams.fds();
+    let cgroup = parent::join_files(input.cgroup)?;
+    let keep = [channel.child_end()]
+        .into_iter()
+        .chain(fds.into_iter().flatten());
+    let work = Work {
+        kind: Kind::Exec(input.init),
+        cgroup: &cgroup,
+        keep: KeepList::new(keep),
+        process: &process,
+        seccomp: seccomp.as_ref(),
+        streams: fds,
+        last_capability: input.features.last_capability,
+    };
+    let launch = Launch {
+        id: input.id,
+        work: &work,
+        plan: None,
+        namespaces: 0,
+        cgroup: input.cgroup,
+    };
+    parent::drive(&launch, channel)
+}

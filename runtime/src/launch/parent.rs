@@ -1,0 +1,514 @@
+//! The parent's side: opens everything the child needs, clones, places the child in its cgroup, and
+//! waits until it has become the program or says why not.
+
+use std::cell::OnceCell;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use linux_raw_sys::general as raw;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+    recvmsg, socketpair,
+};
+
+use super::child::{self, ContainerWork, Kind, Work};
+use super::report::{self, Message};
+use super::{LaunchInput, Launched, Stdio};
+use crate::cgroup::Cgroup;
+use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::plan::mounts::{MountPlan, Peer, Source};
+use crate::plan::{self, Plan, ProcessPlan, namespaces};
+use crate::rootfs;
+use crate::sys::clone::{self, CloneOptions, Cloned};
+use crate::sys::fd::{self, KeepList};
+use crate::sys::mount::{self, Attributes};
+use crate::sys::{pidfd, procfs, seccomp};
+
+/// How long a child may take until it executes its program. It makes a hundred system calls; a file
+/// system that doesn't answer is the only reason to be slow.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The largest mount table read to judge a source's propagation, in bytes.
+const MAX_MOUNT_TABLE: u64 = 16 << 20;
+
+pub(super) fn create(input: LaunchInput<'_>) -> Result<Launched> {
+    let mut plan = plan::container(input.spec, input.features)?;
+    if input.pid_namespace.is_some() {
+        plan.namespaces.new &= !raw::CLONE_NEWPID;
+        plan.namespaces
+            .join
+            .retain(|(kind, _)| *kind != raw::CLONE_NEWPID);
+    }
+    let seccomp = program(input.seccomp)?;
+    let streams = Streams::prepare(input.stdio, &plan.process)?;
+    let joins = open_namespaces(&plan.namespaces.join)?;
+    let pid_namespace = input
+        .pid_namespace
+        .or(joins.pid.as_ref().map(|fd| fd.as_fd()));
+    let root = rootfs::build(input.rootfs, plan.mount_label.as_deref(), input.features)?;
+    let trees = plan
+        .mounts
+        .iter()
+        .map(open_source)
+        .collect::<Result<Vec<_>>>()?;
+    let made: Vec<_> = plan.mounts.iter().map(|_| OnceCell::new()).collect();
+    let null = open_null()?;
+    let channel = Channel::new()?;
+    let fds = streams.fds();
+    let cgroup = join_files(input.cgroup)?;
+    // The root's descriptor is not kept: the child has it as "/" when it closes the others.
+    let keep = KeepList::new(
+        [channel.child_end(), null.as_fd()]
+            .into_iter()
+            .chain(pid_namespace)
+            .chain(trees.iter().flatten().map(|tree| tree.as_fd()))
+            .chain(fds.into_iter().flatten()),
+    );
+    let work = Work {
+        kind: Kind::Container(ContainerWork {
+            plan: &plan,
+            root: root.as_fd(),
+            joins: &joins.others,
+            pid_namespace,
+            trees: &trees,
+            made: &made,
+            null: null.as_fd(),
+        }),
+        process: &plan.process,
+        seccomp: seccomp.as_ref(),
+        streams: fds,
+        cgroup: &cgroup,
+        keep,
+        last_capability: input.features.last_capability,
+    };
+    let launch = Launch {
+        id: input.id,
+        work: &work,
+        plan: Some(&plan),
+        namespaces: plan.namespaces.new,
+        cgroup: input.cgroup,
+    };
+    drive(&launch, channel)
+}
+
+/// How the child joins its cgroup in version 1 hierarchies.
+pub(super) fn join_files(cgroup: Option<&Cgroup>) -> Result<Vec<OwnedFd>> {
+    cgroup.map_or_else(|| Ok(Vec::new()), Cgroup::join_files)
+}
+
+pub(super) fn program(bytes: Option<&[u8]>) -> Result<Option<seccomp::Program>> {
+    bytes
+        .map(|bytes| {
+            seccomp::Program::parse(bytes)
+                .map_err(|why| Error::invalid(format!("the seccomp program can't be used: {why}")))
+        })
+        .transpose()
+}
+
+/// The standard streams, above 2 so that putting them in place can't overwrite one of them.
+pub(super) struct Streams(Option<[OwnedFd; 3]>);
+
+impl Streams {
+    pub(super) fn prepare(stdio: Stdio, process: &ProcessPlan) -> Result<Self> {
+        match (stdio, process.identity.terminal) {
+            (Stdio::Terminal, Some(_)) => Ok(Self(None)),
+            (
+                Stdio::Descriptors {
+                    stdin,
+                    stdout,
+                    stderr,
+                },
+                None,
+            ) => {
+                let above =
+                    |stream| fd::above_standard(stream).doing(|| "prepare the standard streams");
+                Ok(Self(Some([above(stdin)?, above(stdout)?, above(stderr)?])))
+            }
+            (Stdio::Terminal, None) => Err(Error::invalid(
+                "process.terminal is not set, but a terminal is to be made",
+            )),
+            (Stdio::Descriptors { .. }, Some(_)) => Err(Error::invalid(
+                "process.terminal is set, but standard streams are given",
+            )),
+        }
+    }
+
+    pub(super) fn fds(&self) -> Option<[BorrowedFd<'_>; 3]> {
+        self.0
+            .as_ref()
+            .map(|streams| streams.each_ref().map(|fd| fd.as_fd()))
+    }
+}
+
+/// Namespaces to join, opened.
+#[derive(Default)]
+struct Joins {
+    pid: Option<OwnedFd>,
+    /// By their `CLONE_NEW*` bits.
+    others: Vec<(u32, OwnedFd)>,
+}
+
+/// Opens the namespaces to join and checks their kinds; the PID namespace comes apart, as it is
+/// entered differently.
+fn open_namespaces(join: &[(u32, PathBuf)]) -> Result<Joins> {
+    let mut joins = Joins::default();
+    for (kind, path) in join {
+        let opened = open_namespace(*kind, path)?;
+        if *kind == raw::CLONE_NEWPID {
+            joins.pid = Some(opened);
+        } else {
+            joins.others.push((*kind, opened));
+        }
+    }
+    Ok(joins)
+}
+
+fn open_namespace(kind: u32, path: &Path) -> Result<OwnedFd> {
+    let name = namespaces::name(kind);
+    let shown = path.display();
+    let opened = rustix::fs::openat(
+        CWD,
+        path,
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .doing(|| format!("open the {name} namespace {shown}"))?;
+    match fd::namespace_kind(opened.as_fd()) {
+        Ok(found) if found == kind => Ok(opened),
+        Ok(found) => Err(Error::invalid(format!(
+            "{shown} is a {} namespace, not a {name} namespace",
+            namespaces::name(found)
+        ))),
+        Err(_) => Err(Error::invalid(format!("{shown} is not a namespace"))),
+    }
+}
+
+/// A detached copy of a bind mount's source with the attributes asked for. Links on the node are
+/// followed, as CRI wants it; from here on the path is not looked at again (C2).
+fn open_source(plan: &MountPlan) -> Result<Option<OwnedFd>> {
+    let Source::Bind {
+        path,
+        recursive,
+        optional,
+        needs,
+    } = &plan.source
+    else {
+        return Ok(None);
+    };
+    let name = plan::c_string("mounts: source", path.as_os_str().as_encoded_bytes())?;
+    let tree = match mount::clone_tree(CWD, &name, *recursive) {
+        Ok(tree) => tree,
+        Err(Errno::NOENT) if *optional => return Ok(None),
+        Err(errno) => return Err(Error::system(plan.describe(), errno)),
+    };
+    if plan.destination.as_c_str() == c"proc"
+        && !procfs::is_procfs(tree.as_fd()).doing(|| plan.describe())?
+    {
+        return Err(Error::invalid(format!(
+            "{}: only procfs may be there",
+            plan.describe()
+        )));
+    }
+    if let Some(needs) = needs {
+        check_peer(path, *needs, plan)?;
+    }
+    mount::set_attributes(tree.as_fd(), *recursive, plan.recursive).doing(|| plan.describe())?;
+    let mut own = plan.attributes;
+    if plan.late_readonly && plan.recursive.set & mount::RDONLY != 0 {
+        own.clear |= mount::RDONLY; // set again by the child, when what goes inside is in place
+    }
+    if !own.is_empty() {
+        mount::set_attributes(tree.as_fd(), false, own).doing(|| plan.describe())?;
+    }
+    Ok(Some(tree))
+}
+
+/// Whether the mount a source lies on is shared, or receives, as the propagation asked for needs.
+fn check_peer(path: &Path, needs: Peer, plan: &MountPlan) -> Result<()> {
+    let source = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .doing(|| plan.describe())?;
+    let proc = procfs::open_host()?;
+    let info = plan::c_string("fdinfo", format!("self/fdinfo/{}", source.as_raw_fd()))?;
+    let info = procfs::read(proc.as_fd(), &info, 4096)?;
+    let id = info
+        .lines()
+        .find_map(|line| line.strip_prefix("mnt_id:"))
+        .map(str::trim);
+    let table = procfs::read(proc.as_fd(), c"self/mountinfo", MAX_MOUNT_TABLE)?;
+    let line = table.lines().find(|line| line.split(' ').next() == id);
+    let has = |tag: &str| {
+        let fields = line
+            .and_then(|line| line.split(" - ").next())
+            .unwrap_or_default();
+        fields
+            .split(' ')
+            .skip(6)
+            .any(|field| field.starts_with(tag))
+    };
+    let (fits, wanted) = match needs {
+        Peer::Shared => (has("shared:"), "shared"),
+        Peer::SharedOrSlave => (has("shared:") || has("master:"), "shared or slave"),
+    };
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!(
+            "{}: the propagation asked for needs a {wanted} mount at {}",
+            plan.describe(),
+            path.display()
+        )))
+    }
+}
+
+/// A detached mount of `/dev/null`, checked to be that device: never an image's (CVE-2025-31133).
+fn open_null() -> Result<OwnedFd> {
+    let doing = || "open the node's /dev/null";
+    let null = rustix::fs::openat(
+        CWD,
+        c"/dev/null",
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .doing(doing)?;
+    if !fd::is_character_device(null.as_fd(), 1, 3).doing(doing)? {
+        return Err(Error::new(
+            ErrorKind::Unsupported,
+            "the node's /dev/null is not the null device",
+        ));
+    }
+    let tree = mount::clone_tree(null.as_fd(), c"", false).doing(doing)?;
+    let private = Attributes {
+        propagation: libc::MS_PRIVATE,
+        ..Attributes::default()
+    };
+    mount::set_attributes(tree.as_fd(), false, private).doing(doing)?;
+    Ok(tree)
+}
+
+/// The socket between parent and child; messages keep their bounds.
+#[derive(Debug)]
+pub(super) struct Channel {
+    pub(super) parent: OwnedFd,
+    pub(super) child: OwnedFd,
+}
+
+impl Channel {
+    pub(super) fn new() -> Result<Self> {
+        let doing = || "make the socket to the child";
+        let (parent, child) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .doing(doing)?;
+        Ok(Self {
+            parent: fd::above_standard(parent).doing(doing)?,
+            child: fd::above_standard(child).doing(doing)?,
+        })
+    }
+
+    pub(super) fn child_end(&self) -> BorrowedFd<'_> {
+        self.child.as_fd()
+    }
+}
+
+/// One launch, all prepared.
+pub(super) struct Launch<'a> {
+    pub(super) id: &'a str,
+    pub(super) work: &'a Work<'a>,
+    /// None for an exec.
+    pub(super) plan: Option<&'a Plan>,
+    /// `CLONE_NEW*` bits.
+    pub(super) namespaces: u32,
+    pub(super) cgroup: Option<&'a Cgroup>,
+}
+
+/// A child that is killed and reaped unless it is let go.
+struct Child {
+    pid: i32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.pidfd {
+            pidfd::kill_and_reap(pidfd.as_fd());
+        }
+    }
+}
+
+/// Clones, lets the child go on when it is in its cgroup, and follows it to execve.
+pub(super) fn drive(launch: &Launch<'_>, channel: Channel) -> Result<Launched> {
+    // A copy inherits this: it is not to be looked into before its own first instruction either.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .doing(|| "become non-dumpable")?;
+    let Channel { parent, child: end } = channel;
+    let options = CloneOptions {
+        namespaces: launch.namespaces,
+        cgroup: launch.cgroup.and_then(Cgroup::clone_into),
+        sibling: false,
+    };
+    let mut child = match clone::clone3(options).doing(|| "clone a process")? {
+        Cloned::Child => child::run(launch.work, end.as_fd()),
+        Cloned::Parent { pid, pidfd } => Child {
+            pid,
+            pidfd: Some(pidfd),
+        },
+    };
+    drop(end);
+    let proc = procfs::open_host()?;
+    if let Some(score) = &launch.work.process.identity.oom_score_adj {
+        set_oom_score(proc.as_fd(), child.pid, score)?;
+    }
+    let parent = parent.as_fd();
+    match rustix::io::write(parent, b"g") {
+        // EPIPE: the child has failed and ended; its report follows.
+        Ok(_) | Err(Errno::PIPE) => {}
+        Err(errno) => return Err(Error::system("give the child the go-ahead", errno)),
+    }
+    // Read while the child is at work; a second process, where one is made, has a time of its own.
+    let mut start_ticks = read_start_ticks(proc.as_fd(), child.pid);
+    let mut terminal = None;
+    let mut ready = false;
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match receive(parent, deadline)? {
+            (Some(Message::Forked(pid)), attached) => {
+                let second = Child {
+                    pid,
+                    pidfd: attached,
+                };
+                start_ticks = read_start_ticks(proc.as_fd(), pid);
+                let first = std::mem::replace(&mut child, second);
+                reap_first(first);
+            }
+            (Some(Message::Terminal), attached) => terminal = attached,
+            (Some(Message::Ready), _) => ready = true,
+            (Some(Message::Failed(failure, text)), _) => {
+                return Err(report::explain(
+                    &failure,
+                    &text,
+                    launch.plan,
+                    launch.work.process,
+                ));
+            }
+            (None, _) if ready => break,
+            (None, _) => {
+                return Err(Error::new(
+                    ErrorKind::System,
+                    format!(
+                        "{}: the process was killed before it executed its program",
+                        launch.id
+                    ),
+                ));
+            }
+        }
+    }
+    let Some(pidfd) = child.pidfd.take() else {
+        return Err(Error::new(
+            ErrorKind::System,
+            "the child came without a descriptor",
+        ));
+    };
+    Ok(Launched {
+        pid: child.pid,
+        pidfd,
+        terminal,
+        start_ticks: start_ticks?,
+    })
+}
+
+/// The first process ends by itself once it has told of the second.
+fn reap_first(mut first: Child) {
+    if let Some(pidfd) = first.pidfd.take() {
+        pidfd::reap(pidfd.as_fd());
+    }
+}
+
+/// Sets the OOM score. One below the present needs CAP_SYS_RESOURCE: without it the present one stays.
+pub(crate) fn set_oom_score(proc: BorrowedFd<'_>, pid: i32, score: &[u8]) -> Result<()> {
+    let path = plan::c_string("oom_score_adj", format!("{pid}/oom_score_adj"))?;
+    match procfs::write(proc, &path, score) {
+        Ok(()) | Err(Errno::ACCESS | Errno::PERM) => Ok(()),
+        // The child has ended: its report says why.
+        Err(Errno::NOENT | Errno::SRCH) => Ok(()),
+        Err(errno) => Err(Error::system(
+            format!("set oom_score_adj to {}", String::from_utf8_lossy(score)),
+            errno,
+        )),
+    }
+}
+
+fn read_start_ticks(proc: BorrowedFd<'_>, pid: i32) -> Result<u64> {
+    let path = plan::c_string("stat", format!("{pid}/stat"))?;
+    let stat = procfs::read(proc, &path, 4096)?;
+    procfs::start_ticks(&stat).ok_or_else(|| {
+        Error::new(
+            ErrorKind::System,
+            format!("/proc/{pid}/stat has an unknown form"),
+        )
+    })
+}
+
+/// The next message and its descriptor; none when the last holder of the other end is gone or
+/// has become the program.
+fn receive(
+    channel: BorrowedFd<'_>,
+    deadline: Instant,
+) -> Result<(Option<Message>, Option<OwnedFd>)> {
+    let doing = || "hear from the child";
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                format!(
+                    "the process has not executed its program within {} s",
+                    DEADLINE.as_secs()
+                ),
+            ));
+        }
+        let timeout =
+            Timespec::try_from(left).map_err(|_| Error::invalid("time-out out of range"))?;
+        let mut polled = [PollFd::from_borrowed_fd(channel, PollFlags::IN)];
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => continue,
+            other => other.doing(doing)?,
+        };
+        let mut bytes = [0_u8; report::SIZE];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let received = match recvmsg(
+            channel,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut ancillary,
+            RecvFlags::CMSG_CLOEXEC,
+        ) {
+            Err(Errno::INTR) => continue,
+            // The other end was closed with our go-ahead unread: it will say no more.
+            Err(Errno::CONNRESET) => return Ok((None, None)),
+            other => other.doing(doing)?,
+        };
+        let attached = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        if received.bytes == 0 {
+            return Ok((None, None));
+        }
+        return match report::decode(bytes.get(..received.bytes).unwrap_or_default()) {
+            Some(message) => Ok((Some(message), attached)),
+            None => Err(Error::new(
+                ErrorKind::System,
+                "the child sent an unknown message",
+            )),
+        };
+    }
+}

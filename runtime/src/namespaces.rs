@@ -1,0 +1,290 @@
+//! A pod's namespaces, made and held by descriptor: no process and no mount keeps them, but for a
+//! pause process where the pod shares its PID namespace.
+//!
+//! The monitor, which has one thread, goes into new namespaces itself (unshare(2), setns(2)), sets the host
+//! name and kernel parameters through its own procfs, which shows the caller's namespaces, and
+//! comes back. Nothing of a network namespace is brought up here. Why a pod wants which namespace is the
+//! caller's.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use linux_raw_sys::general as raw;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MoveMountFlags, UnmountFlags};
+
+use crate::cgroup::Cgroup;
+use crate::error::{Doing, Error, Result};
+use crate::features::Features;
+use crate::launch::pause::{self, Pause};
+use crate::monitor::wire::{CreatePod, NamespaceMode, PidMode, PodPaths};
+use crate::plan;
+use crate::sys::{clone, fd, mount, procfs};
+
+/// The namespaces of a pod, held until dropped.
+#[derive(Debug)]
+pub struct PodNamespaces {
+    network: Option<OwnedFd>,
+    ipc: Option<OwnedFd>,
+    uts: Option<OwnedFd>,
+    pause: Option<Pause>,
+    shm: Option<Shm>,
+}
+
+/// The tmpfs the pod's containers share as `/dev/shm`.
+#[derive(Debug)]
+enum Shm {
+    /// Detached: gone with its descriptor and the last container's copy.
+    Detached(OwnedFd),
+    /// Mounted below the pod's directory, where the kernel can't copy a detached mount (before 6.15).
+    Mounted(PathBuf),
+}
+
+impl Drop for Shm {
+    fn drop(&mut self) {
+        if let Self::Mounted(path) = self {
+            // Lazily, and without an error to anyone: containers' copies live on by themselves.
+            let _unmounted = rustix::mount::unmount(
+                path.as_path(),
+                UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
+            );
+        }
+    }
+}
+
+impl PodNamespaces {
+    /// Makes what `request` asks for. `network` is the one made ahead, with
+    /// [`NamespaceMode::Descriptor`]; `cgroup` is where a pause process goes. On failure nothing remains.
+    pub fn create(
+        request: &CreatePod,
+        network: Option<OwnedFd>,
+        cgroup: Option<&Cgroup>,
+        features: &Features,
+    ) -> Result<Self> {
+        let sysctls = plan::sysctls(request.sysctls.iter())?;
+        check(request, network.is_some())?;
+        let shm = match request.shm_size {
+            Some(size) if request.ipc != NamespaceMode::Host => {
+                Some(make_shm(size, request, features)?)
+            }
+            _ => None,
+        };
+        let proc = procfs::open_host()?;
+        let made = make(request, network, &sysctls, proc.as_fd())?;
+        let pause = match request.pid {
+            PidMode::Pod => Some(pause::start(cgroup, features)?),
+            PidMode::Container | PidMode::Node => None,
+        };
+        Ok(Self { pause, shm, ..made })
+    }
+
+    /// Paths for OCI specs by which the monitor, `monitor` on the node, and its children find them.
+    pub fn paths(&self, monitor: i32) -> PodPaths {
+        let path =
+            |fd: BorrowedFd<'_>| PathBuf::from(format!("/proc/{monitor}/fd/{}", fd.as_raw_fd()));
+        let owned = |fd: &Option<OwnedFd>| fd.as_ref().map(|fd| path(fd.as_fd()));
+        PodPaths {
+            network: owned(&self.network),
+            ipc: owned(&self.ipc),
+            uts: owned(&self.uts),
+            pid: self.pause.as_ref().map(|pause| path(pause.namespace())),
+            shm: self.shm.as_ref().map(|shm| match shm {
+                Shm::Detached(fd) => path(fd.as_fd()),
+                Shm::Mounted(at) => at.clone(),
+            }),
+            pause: self.pause.as_ref().map(Pause::pid),
+            created_cgroups: Vec::new(),
+        }
+    }
+
+    /// The network namespace, unless it is the node's.
+    pub fn network_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.network.as_ref().map(|fd| fd.as_fd())
+    }
+
+    /// The pause process: its id on the node and a pidfd. The caller watches it; dropping this kills it.
+    pub fn pause(&self) -> Option<(i32, BorrowedFd<'_>)> {
+        self.pause
+            .as_ref()
+            .map(|pause| (pause.pid(), pause.pidfd()))
+    }
+}
+
+fn check(request: &CreatePod, has_network: bool) -> Result<()> {
+    if (request.network == NamespaceMode::Descriptor) != has_network {
+        return Err(Error::invalid(
+            "CreatePod: a network descriptor comes with the mode \"descriptor\" and only then",
+        ));
+    }
+    for (name, mode) in [("ipc", request.ipc), ("uts", request.uts)] {
+        if mode == NamespaceMode::Descriptor {
+            return Err(Error::invalid(format!(
+                "CreatePod: {name} can't be given by descriptor"
+            )));
+        }
+    }
+    let named = request
+        .hostname
+        .as_ref()
+        .is_some_and(|name| !name.is_empty());
+    if named && request.uts == NamespaceMode::Host {
+        return Err(Error::invalid(
+            "CreatePod: a host name needs a UTS namespace of the pod's own",
+        ));
+    }
+    for name in request.sysctls.keys() {
+        let (scope, mode) = match crate::spec::sysctl::parse(name)?.scope {
+            crate::spec::sysctl::Scope::Ipc => ("IPC", request.ipc),
+            crate::spec::sysctl::Scope::Network => ("network", request.network),
+        };
+        if mode == NamespaceMode::Host {
+            return Err(Error::invalid(format!(
+                "sysctl {name}: the {scope} namespace is the node's"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Where the caller comes back to.
+struct Home(Vec<(u32, OwnedFd)>);
+
+impl Home {
+    fn remember(proc: BorrowedFd<'_>, kinds: u32) -> Result<Self> {
+        let mut home = Vec::new();
+        for kind in [raw::CLONE_NEWNET, raw::CLONE_NEWIPC, raw::CLONE_NEWUTS] {
+            if kinds & kind != 0 {
+                home.push((kind, open_own(proc, kind)?));
+            }
+        }
+        Ok(Self(home))
+    }
+
+    fn go_back(&self) -> Result<()> {
+        for (kind, namespace) in &self.0 {
+            clone::setns(namespace.as_fd(), *kind).doing(|| {
+                format!(
+                    "return to the own {} namespace",
+                    plan::namespaces::name(*kind)
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The caller's own namespace of a kind, as it is now.
+fn open_own(proc: BorrowedFd<'_>, kind: u32) -> Result<OwnedFd> {
+    let name = plan::namespaces::name(kind);
+    rustix::fs::openat(
+        proc,
+        format!("thread-self/ns/{name}"),
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .doing(|| format!("open the own {name} namespace"))
+}
+
+/// Goes into new namespaces and comes back, whatever happens in between.
+fn make(
+    request: &CreatePod,
+    network: Option<OwnedFd>,
+    sysctls: &[(std::ffi::CString, Vec<u8>)],
+    proc: BorrowedFd<'_>,
+) -> Result<PodNamespaces> {
+    let mut new = 0;
+    for (mode, kind) in [
+        (request.network, raw::CLONE_NEWNET),
+        (request.ipc, raw::CLONE_NEWIPC),
+        (request.uts, raw::CLONE_NEWUTS),
+    ] {
+        if mode == NamespaceMode::New {
+            new |= kind;
+        }
+    }
+    let joined = if network.is_some() {
+        raw::CLONE_NEWNET
+    } else {
+        0
+    };
+    let home = Home::remember(proc, new | joined)?;
+    let made = enter_and_set(request, network, sysctls, proc, new);
+    home.go_back()?;
+    made
+}
+
+fn enter_and_set(
+    request: &CreatePod,
+    network: Option<OwnedFd>,
+    sysctls: &[(std::ffi::CString, Vec<u8>)],
+    proc: BorrowedFd<'_>,
+    new: u32,
+) -> Result<PodNamespaces> {
+    if new != 0 {
+        clone::unshare(new).doing(|| "make the pod's namespaces")?;
+    }
+    if let Some(network) = &network {
+        let kind =
+            fd::namespace_kind(network.as_fd()).doing(|| "examine the network namespace given")?;
+        if kind != raw::CLONE_NEWNET {
+            return Err(Error::invalid(
+                "the descriptor given is not a network namespace",
+            ));
+        }
+        clone::setns(network.as_fd(), kind).doing(|| "enter the network namespace given")?;
+    }
+    if let (Some(name), NamespaceMode::New) = (&request.hostname, request.uts) {
+        rustix::system::sethostname(name.as_bytes())
+            .doing(|| format!("set the host name {name:?}"))?;
+    }
+    for (path, value) in sysctls {
+        procfs::write(proc, path, value)
+            .doing(|| format!("write /proc/{}", path.to_string_lossy()))?;
+    }
+    let own = |mode, kind| match mode {
+        NamespaceMode::New => open_own(proc, kind).map(Some),
+        NamespaceMode::Host | NamespaceMode::Descriptor => Ok(None),
+    };
+    Ok(PodNamespaces {
+        network: match network {
+            Some(network) => Some(network),
+            None => own(request.network, raw::CLONE_NEWNET)?,
+        },
+        ipc: own(request.ipc, raw::CLONE_NEWIPC)?,
+        uts: own(request.uts, raw::CLONE_NEWUTS)?,
+        pause: None,
+        shm: None,
+    })
+}
+
+fn make_shm(size: u64, request: &CreatePod, features: &Features) -> Result<Shm> {
+    let doing = || "make the pod's shared memory";
+    let context = mount::open_filesystem(c"tmpfs").doing(doing)?;
+    let size = plan::c_string("shm size", size.to_string())?;
+    for (key, value) in [
+        (c"source", c"shm"),
+        (c"mode", c"1777"),
+        (c"size", size.as_c_str()),
+    ] {
+        rustix::mount::fsconfig_set_string(context.as_fd(), key, value).doing(doing)?;
+    }
+    let attributes = mount::NOSUID | mount::NODEV | mount::NOEXEC;
+    let tree = mount::mount_detached(context.as_fd(), attributes).doing(doing)?;
+    if features.clone_detached {
+        return Ok(Shm::Detached(tree));
+    }
+    let path = request.directory.join("shm");
+    match rustix::fs::mkdirat(CWD, &path, Mode::from_raw_mode(0o700)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(errno) => return Err(Error::system(format!("make {}", path.display()), errno)),
+    }
+    rustix::mount::move_mount(
+        tree.as_fd(),
+        c"",
+        CWD,
+        &path,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .doing(|| format!("mount the pod's shared memory on {}", path.display()))?;
+    Ok(Shm::Mounted(path))
+}

@@ -1,0 +1,11 @@
+//! The launcher against this kernel, as root: real namespaces, mounts, limits; asserted from inside the
+//! container and from the node. Skipped loudly without root or a static busybox.
+//!
+//! All of it runs under an allocator that aborts in any process but the test's own: between clone and
+//! execve the child allocates nothing, or the test sees it die.
+
+mod inside;
+mod rig;
+
+#[global_allocator]
+static ALLOCATOR: rig::allocator::ParentOnly = rig::allocator::ParentOnly;
