@@ -30,8 +30,6 @@ use crate::sys::bpf;
 const MARK: &str = "trusted.bulkhead";
 /// How often making a path starts again because another removed a parent just then.
 const RACES: usize = 16;
-/// How long a removal waits for the last processes to be gone.
-const BUSY: Duration = Duration::from_secs(2);
 /// How deep groups below ours may be nested (by a privileged container) for us to remove them.
 const MAX_NESTING: usize = 200;
 
@@ -358,9 +356,9 @@ impl Hierarchy {
         Ok(())
     }
 
-    /// Removes the group with all below it; gone already is fine.
-    pub(super) fn remove(&self, path: &GroupPath) -> Result<()> {
-        let deadline = Instant::now() + BUSY;
+    /// Removes the group with all below it; gone already is fine. Until the deadline it waits for
+    /// processes that are being killed.
+    pub(super) fn remove(&self, path: &GroupPath, deadline: Instant) -> Result<()> {
         let mut pause = Duration::from_micros(200);
         loop {
             match remove_tree(self.root.as_fd(), path.relative(), MAX_NESTING) {

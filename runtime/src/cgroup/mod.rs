@@ -27,6 +27,7 @@ mod stats;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 pub use hierarchy::{Hierarchies, Mode};
 use path::GroupPath;
@@ -45,6 +46,9 @@ const HANDED_DOWN: [Controller; 6] = [
     Controller::Pids,
     Controller::Hugetlb,
 ];
+
+/// How long a removal waits for the last processes to be gone.
+const BUSY: Duration = Duration::from_secs(2);
 
 /// A control group that exists. Dropping it changes nothing.
 #[derive(Debug)]
@@ -330,6 +334,7 @@ impl Cgroup {
     /// Removes the group and all below it, then the parents that were made for it and are empty.
     /// Waits at most 2 s for processes that are being killed. Gone already is fine.
     pub fn remove(&self) -> Result<()> {
+        let deadline = Instant::now() + BUSY;
         let mut result = Ok(());
         let unified = self
             .hierarchies
@@ -341,7 +346,7 @@ impl Cgroup {
         for (hierarchy, part) in all {
             match part {
                 Some(part) if part.is_own => {
-                    result = result.and(hierarchy.remove(&self.path));
+                    result = result.and(hierarchy.remove(&self.path, deadline));
                     hierarchy.remove_made(self.path.parent());
                 }
                 // Shared with the container.
