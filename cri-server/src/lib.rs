@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod failure;
 pub mod image;
+pub mod nearest;
 pub mod network;
 pub mod request;
 pub mod security;

@@ -7,7 +7,13 @@
     reason = "printing is what a command line is for"
 )]
 
+mod client;
 mod config;
+mod down;
+mod logs;
+mod play;
+mod pods;
+mod ps;
 mod serve;
 mod terminal;
 
@@ -31,6 +37,14 @@ pub struct Cli {
         help_heading = "Global options"
     )]
     config: Option<PathBuf>,
+    /// The daemon's socket, instead of the configuration's
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        help_heading = "Global options"
+    )]
+    socket: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -42,6 +56,14 @@ enum Command {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Run a Kubernetes Pod manifest on this machine
+    Play(play::PlayArgs),
+    /// End played pods
+    Down(down::DownArgs),
+    /// List played pods and their containers
+    Ps,
+    /// Show what a played pod's containers wrote
+    Logs(logs::LogsArgs),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -64,9 +86,17 @@ pub fn main(cli: Cli) -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let file = cli.config.as_deref();
+    let daemon = || -> anyhow::Result<(PathBuf, PathBuf)> {
+        let config = load(file)?.config;
+        Ok((cli.socket.unwrap_or(config.socket.path), config.root))
+    };
     match cli.command {
         Command::Serve => serve::run(load(file)?.config).map(|()| ExitCode::SUCCESS),
         Command::Config(command) => config::run(command, file),
+        Command::Play(args) => daemon().and_then(|(socket, root)| play::run(&args, &socket, &root)),
+        Command::Down(args) => daemon().and_then(|(socket, root)| down::run(&args, &socket, &root)),
+        Command::Ps => daemon().and_then(|(socket, _)| ps::run(&socket)),
+        Command::Logs(args) => daemon().and_then(|(socket, _)| logs::run(&args, &socket)),
         Command::Version => {
             println!("bulkhead {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

@@ -52,6 +52,12 @@ pub enum Request {
         /// The container's id.
         container: String,
     },
+    /// SIGKILL to the process of a running exec and its descendants, e.g. because the caller of
+    /// ExecSync went away. Its end comes as an event. An exec that already ended is no error.
+    KillExec {
+        /// The exec's id.
+        id: String,
+    },
     /// Opens the log path anew (create, append); the old file gets nothing after the reply.
     ReopenLog {
         /// The container's id.
@@ -277,7 +283,8 @@ pub struct PodState {
 pub enum Event {
     /// A container ended; its record is durable and its output is in the log.
     ContainerExited(ExitRecord),
-    /// An exec ended and its process and descendants are gone.
+    /// The process of an exec ended. If its time was up or it was killed on request, its
+    /// descendants are gone too; otherwise what it left in the background runs on.
     ExecExited {
         /// The exec's id.
         id: String,
