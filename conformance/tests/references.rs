@@ -109,6 +109,8 @@ async fn r2_removal_by_id_takes_every_name_and_spares_the_running_container() ->
     // Not run before, so not in any cache of the container's.
     let sum = rig.node.output(&id, &["md5sum", "/filler"]).await?;
     assert!(sum.ends_with("/filler\n"), "{sum}");
+    // The figure may be a few seconds old.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let held = used_bytes(&rig).await?;
     assert!(
         held > empty + 8_000_000,
