@@ -26,6 +26,9 @@ const KEPT: &[&str] = &[
     "cgroup /bulkhead-conformance",
 ];
 
+/// The nftables table in which the embedded network keeps its rules and host ports.
+const OWN_TABLE: &str = "inet bulkhead";
+
 /// The machine's state in the respects that a pod touches, one text line each.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -145,18 +148,26 @@ fn names(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Elements and rules of every table, without counters. Tables, chains and sets of ours by name
-/// and their declarations are the skeleton.
+/// Elements and rules of every table, without counters. Of the product's own table only what its
+/// maps hold counts: tables, chains and rules are its skeleton, which stays.
 fn firewall(lines: &mut BTreeSet<String>) -> Result<()> {
     let output = Command::new("nft").args(["-s", "list", "ruleset"]).output();
     let output = output.context("run nft, of package nftables")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut table = String::new();
-    for line in text.lines().map(str::trim) {
+    let (mut table, mut elements) = (String::new(), false);
+    for line in String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::trim)
+    {
         if let Some(name) = line.strip_prefix("table ") {
             name.trim_end_matches(" {").clone_into(&mut table);
         }
-        lines.insert(format!("rule {table}: {line}"));
+        elements |= line.starts_with("elements = {");
+        let name = match table.as_str() {
+            OWN_TABLE if !elements => "bulkhead/skeleton",
+            name => name,
+        };
+        lines.insert(format!("rule {name}: {line}"));
+        elements &= !line.contains('}');
     }
     Ok(())
 }
