@@ -10,7 +10,7 @@ mod file;
 mod recent;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci_spec::runtime::LinuxSeccomp;
 use serde::Deserialize;
@@ -69,9 +69,12 @@ pub fn of_spec(spec: &str) -> Result<Option<LinuxSeccomp>, Failure> {
     Ok(spec.linux.and_then(|linux| linux.seccomp))
 }
 
-/// Programs by their profile's digest: compiling one takes 10 ms.
+/// Programs by the SHA-256 of their profile.
+type Programs = HashMap<[u8; 32], Arc<[u8]>>;
+
+/// Programs compiled before: one takes 10 ms.
 #[derive(Clone, Debug, Default)]
-pub struct SeccompCache(Arc<Mutex<HashMap<[u8; 32], Arc<[u8]>>>>);
+pub struct SeccompCache(Arc<Mutex<Programs>>);
 
 impl SeccompCache {
     /// The program of `profile`, compiled at the first asking. Blocks for as long.
@@ -92,7 +95,7 @@ impl SeccompCache {
     }
 
     /// A panic elsewhere leaves the map as good as it was.
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Arc<[u8]>>> {
+    fn lock(&self) -> MutexGuard<'_, Programs> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
