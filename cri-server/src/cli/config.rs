@@ -16,7 +16,7 @@ pub(super) enum ConfigCommand {
 pub(super) fn run(command: ConfigCommand, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let loaded = super::load(file)?;
     if let ConfigCommand::Print = command {
-        print!("{}", loaded.print()?);
+        super::terminal::say(loaded.print()?.trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }

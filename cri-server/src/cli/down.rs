@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use super::client::{Asking as _, Client, block_on};
 use super::play::{self, Folder, GRACE};
 use super::pods::{self, Pod};
-use super::terminal::safe;
+use super::terminal::{safe, say};
 
 #[derive(Args, Debug)]
 pub(super) struct DownArgs {
@@ -40,7 +40,11 @@ pub(super) fn run(args: &DownArgs, socket: &Path, root: &Path) -> anyhow::Result
         }
         for pod in found {
             end(&client, &pod, root, args.grace.map(i64::from)).await?;
-            println!("{}/{} is down", safe(pod.namespace()), safe(pod.name()));
+            say(&format!(
+                "{}/{} is down",
+                safe(pod.namespace()),
+                safe(pod.name())
+            ))?;
         }
         Ok(ExitCode::SUCCESS)
     })

@@ -2,11 +2,6 @@
 //!
 //! Exit codes: 0 done, 1 failed or (for `check`) something needed is missing, 2 misused.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "printing is what a command line is for"
-)]
-
 mod client;
 mod config;
 mod down;
@@ -77,6 +72,8 @@ enum Command {
 pub fn main(cli: Cli) -> ExitCode {
     match run(cli) {
         Ok(code) => code,
+        // Whoever read our output has read enough.
+        Err(error) if terminal::is_closed(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bulkhead: {}", terminal::safe(&format!("{error:#}")));
             ExitCode::FAILURE
@@ -98,16 +95,13 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ps => daemon().and_then(|(socket, _)| ps::run(&socket)),
         Command::Logs(args) => daemon().and_then(|(socket, _)| logs::run(&args, &socket)),
         Command::Version => {
-            println!("bulkhead {}", env!("CARGO_PKG_VERSION"));
+            terminal::say(concat!("bulkhead ", env!("CARGO_PKG_VERSION")))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "bulkhead",
-                &mut std::io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "bulkhead", &mut script);
+            terminal::say(String::from_utf8_lossy(&script).trim_end())?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -9,7 +9,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::client::{Asking as _, Client, block_on};
 use super::pods::{self, Pod, container_name};
-use super::terminal::safe;
+use super::terminal::{safe, say};
 
 pub(super) fn run(socket: &Path) -> anyhow::Result<ExitCode> {
     block_on(async {
@@ -18,7 +18,7 @@ pub(super) fn run(socket: &Path) -> anyhow::Result<ExitCode> {
         for pod in pods::list(&mut client).await? {
             rows.extend(of_pod(&mut client, &pod).await?);
         }
-        println!("{}", table(rows).trim_fmt());
+        say(&table(rows).trim_fmt())?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -1,8 +1,24 @@
 //! What may reach a terminal: names and messages come from tenants, images and registries, and
 //! an escape sequence among them can retitle a window, answer queries or hide lines (threat F6,
-//! CVE-2017-5226 and its class). Pure.
+//! CVE-2017-5226 and its class).
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
+
+/// Prints a text that is already safe, and ends its last line.
+pub(super) fn say(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+/// Whether the failure is only that nobody reads standard output any more (`bulkhead … | head`).
+pub(super) fn is_closed(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
 
 /// The text with every control character replaced by its escape, so that it stays in its line.
 pub(super) fn safe(text: &str) -> String {

@@ -24,7 +24,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use super::client::{Client, block_on};
-use super::terminal::safe;
+use super::terminal::{safe, say};
 use super::{down, pods};
 use document::Problem;
 use manifest::Manifest;
@@ -77,7 +77,7 @@ pub(super) fn run(args: &PlayArgs, socket: &Path, root: &Path) -> anyhow::Result
         }
         let images = pull::all(&client, &plan).await?;
         let mut running = run::start(&client, &plan, &node, root, images).await?;
-        println!("{} runs", safe(&name));
+        say(&format!("{} runs", safe(&name)))?;
         if !args.follow {
             return Ok(ExitCode::SUCCESS);
         }
