@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed or (for `check`) something needed is missing, 2 misused.
 
+mod check;
 mod client;
 mod config;
 mod down;
@@ -51,6 +52,8 @@ enum Command {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Report what this node offers, what is used, and what it would take to have the rest
+    Check,
     /// Run a Kubernetes Pod manifest on this machine
     Play(play::PlayArgs),
     /// End played pods
@@ -90,6 +93,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve => serve::run(load(file)?.config).map(|()| ExitCode::SUCCESS),
         Command::Config(command) => config::run(command, file),
+        Command::Check => check::run(&load(file)?.config),
         Command::Play(args) => daemon().and_then(|(socket, root)| play::run(&args, &socket, &root)),
         Command::Down(args) => daemon().and_then(|(socket, root)| down::run(&args, &socket, &root)),
         Command::Ps => daemon().and_then(|(socket, _)| ps::run(&socket)),
