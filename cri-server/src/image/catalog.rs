@@ -383,20 +383,31 @@ impl Catalog {
             .unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
     }
 
-    /// Lower directories, topmost first, down to a layer whose root hides all below. An overlay
-    /// needs one lower directory, hence the empty one; it also stands below a cut chain, so that
-    /// whiteouts in the layer above it stay marks and don't show as device nodes.
+    /// Lower directories of a chain given lowest first, for completing the layer above it.
+    pub(crate) fn below(&self, chain: &[Digest]) -> Vec<PathBuf> {
+        let state = lock(&self.state);
+        self.visible(&state.content, chain)
+    }
+
+    /// The image's lower directories, topmost first. An overlay needs one, hence the empty one; it
+    /// also stands below a cut chain, so that whiteouts in the layer above it stay marks and don't
+    /// show as device nodes.
     fn lowers(&self, content: &Content, record: &ImageRecord) -> Vec<PathBuf> {
-        let mut lowers = Vec::with_capacity(record.chain.len());
-        for chain in record.chain.iter().rev() {
-            lowers.push(self.lower(chain));
-            if content.layers.get(chain).is_some_and(|l| l.opaque_root) {
-                lowers.push(self.empty.clone());
+        let mut lowers = self.visible(content, &record.chain);
+        if lowers.is_empty() || lowers.len() < record.chain.len() {
+            lowers.push(self.empty.clone());
+        }
+        lowers
+    }
+
+    /// Topmost first, down to a layer whose root hides all below.
+    fn visible(&self, content: &Content, chain: &[Digest]) -> Vec<PathBuf> {
+        let mut lowers = Vec::with_capacity(chain.len());
+        for id in chain.iter().rev() {
+            lowers.push(self.lower(id));
+            if content.layers.get(id).is_some_and(|l| l.opaque_root) {
                 break;
             }
-        }
-        if lowers.is_empty() {
-            lowers.push(self.empty.clone());
         }
         lowers
     }

@@ -130,7 +130,7 @@ impl From<Digest> for String {
 }
 
 /// Computes a digest piece by piece.
-pub struct Hasher(State);
+pub(crate) struct Hasher(State);
 
 enum State {
     Sha256(Sha256),
@@ -138,21 +138,21 @@ enum State {
 }
 
 impl Hasher {
-    pub fn new(algorithm: Algorithm) -> Self {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
         Self(match algorithm {
             Algorithm::Sha256 => State::Sha256(Sha256::new()),
             Algorithm::Sha512 => State::Sha512(Sha512::new()),
         })
     }
 
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             State::Sha256(state) => state.update(bytes),
             State::Sha512(state) => state.update(bytes),
         }
     }
 
-    pub fn finish(self) -> Digest {
+    pub(crate) fn finish(self) -> Digest {
         match self.0 {
             State::Sha256(state) => Digest {
                 algorithm: Algorithm::Sha256,
@@ -183,7 +183,7 @@ fn to_hex(bytes: &[u8]) -> String {
 
 /// The chain id of each layer: the first is its diff id, each next the digest of
 /// "chain id below, blank, diff id" (image-spec, "config.md#layer-chainid").
-pub fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
+pub(crate) fn chain_ids(diff_ids: &[Digest]) -> Vec<Digest> {
     let mut chain: Vec<Digest> = Vec::with_capacity(diff_ids.len());
     for diff_id in diff_ids {
         let next = match chain.last() {

@@ -12,13 +12,26 @@
 
 mod auth;
 mod catalog;
+mod chain;
+mod challenge;
+mod client;
+mod copy;
 mod digest;
+mod fetch;
 mod gc;
+mod hosts;
+mod manifest;
 mod metadata;
+mod pull;
 mod reference;
+mod registry;
+#[cfg(test)]
+mod tests;
+mod token;
 mod tree;
 mod types;
 pub mod unpack;
+mod volume;
 mod writable;
 
 use std::collections::BTreeSet;
@@ -32,9 +45,11 @@ pub use self::types::{
     FsInfo, Image, ImageId, ImageSettings, LayerProgress, PullProgress, PullRequest, Usage,
     Writable,
 };
+pub use self::volume::seed_volume;
 
 use self::catalog::Catalog;
 use self::gc::{Trash, now_ns};
+use self::pull::Pulls;
 use self::writable::{WritableLayers, make_private};
 use crate::failure::{Doing as _, Failure};
 
@@ -45,8 +60,10 @@ pub struct ImageStore(Arc<Store>);
 #[derive(Debug)]
 struct Store {
     settings: ImageSettings,
+    trash: Arc<Trash>,
     catalog: Catalog,
     writable: WritableLayers,
+    pulls: Pulls,
 }
 
 impl ImageStore {
@@ -67,7 +84,9 @@ impl ImageStore {
         let catalog = Catalog::open(&root, Arc::clone(&trash))?;
         let writable = WritableLayers::open(root.join("writable"), Arc::clone(&trash))?;
         Ok(Self(Arc::new(Store {
+            pulls: Pulls::new(settings.concurrent_layers),
             settings,
+            trash,
             catalog,
             writable,
         })))

@@ -11,7 +11,7 @@ use super::digest::Digest;
 use crate::failure::Failure;
 
 /// Host of names without one.
-pub const DEFAULT_HOST: &str = "docker.io";
+pub(crate) const DEFAULT_HOST: &str = "docker.io";
 /// Longest host and path together, as the distribution project has it.
 const MAX_NAME: usize = 255;
 /// Longest text worth looking at.
@@ -153,11 +153,7 @@ impl fmt::Display for Reference {
 /// The first component is a host if it could not be part of a path on the default registry.
 fn split_host(name: &str) -> (Option<&str>, &str) {
     match name.split_once('/') {
-        Some((first, rest))
-            if first.contains(['.', ':'])
-                || first == "localhost"
-                || first.bytes().any(|b| b.is_ascii_uppercase()) =>
-        {
+        Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => {
             (Some(first), rest)
         }
         _ => (None, name),
@@ -292,7 +288,7 @@ mod tests {
             ("localhost/x", "localhost/x:latest".to_owned()),
             ("127.0.0.1:5000/x:1", "127.0.0.1:5000/x:1".to_owned()),
             ("[::1]:5000/x", "[::1]:5000/x:latest".to_owned()),
-            ("Reg/x", "reg/x:latest".to_owned()),
+            ("Reg.io/x", "reg.io/x:latest".to_owned()),
             (
                 "reg.example:443/a/b/c:v1.2_3-x",
                 "reg.example:443/a/b/c:v1.2_3-x".to_owned(),
@@ -330,7 +326,8 @@ mod tests {
             ("a/Bc", "capital letters"),
             ("a//b", "component is empty"),
             ("a/", "component is empty"),
-            ("../x", "component is empty"),
+            ("../x", "no host name"),
+            ("Reg/x", "capital letters"),
             ("a/../b", "start and end"),
             ("a/.b", "start and end"),
             ("a..b", "separator"),

@@ -109,7 +109,7 @@ pub(crate) fn measure(root: BorrowedFd<'_>) -> io::Result<(u64, u64)> {
     let first = open_directory(root, c".")?;
     let names = total.directory(first.as_fd())?;
     let mut levels = vec![(first, names)];
-    while let Some((fd, names)) = levels.last_mut() {
+    while let Some((_, names)) = levels.last_mut() {
         let Some(name) = names.pop() else {
             levels.pop();
             continue;

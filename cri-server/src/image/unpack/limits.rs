@@ -17,6 +17,8 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of a path or link target: Linux's PATH_MAX.
     pub path: u32,
+    /// Bytes of the names of directories and unresolved links, which are remembered to the end.
+    pub remembered: usize,
     /// Bytes of all extension records of one entry (threat D5: 1 MiB).
     pub metadata: u32,
     /// Bytes of one extended attribute: the kernel's XATTR_SIZE_MAX.
@@ -41,6 +43,7 @@ impl Default for Limits {
             ratio_free: 1 << 30,
             entries: 2_000_000,
             path: 4096,
+            remembered: 64 << 20,
             metadata: 1 << 20,
             xattr: 64 << 10,
             xattrs: 128,
