@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::sys::procfs;
 
@@ -57,7 +59,7 @@ pub struct UserSpec {
 }
 
 /// Whom to run as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// User id.
     pub uid: u32,

@@ -1,10 +1,154 @@
-//! `bulkhead serve`.
+//! `bulkhead serve`: opens the stores, meets the pods that are there, serves until a signal.
 
-use anyhow::bail;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bulkhead_runtime::cgroup::Hierarchies;
+use bulkhead_runtime::features::Features;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::config::Config;
+use crate::container::stop::Stops;
+use crate::image::{ImageSettings, ImageStore};
+use crate::monitor::{Monitors, Notice};
+use crate::network::{Network, NetworkSettings};
+use crate::node::{Node, NodeHandle};
+use crate::ops::inflight::Inflight;
+use crate::ops::tasks::Tasks;
+use crate::pod::supervise;
+use crate::records::Records;
+use crate::security::seccomp::SeccompCache;
+use crate::server::{self, listen};
+use crate::stats::{self, StatsCache};
+use crate::{recover, telemetry};
+
+/// How long work in flight may take to end after the signal; the next start settles the rest.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// Notices of monitors that may wait to be recorded.
+const NOTICES: usize = 1024;
 
 /// Runs the daemon until a signal ends it.
 pub(super) fn run(config: Config) -> anyhow::Result<()> {
-    bail!("cannot serve {} yet", config.socket.path.display())
+    let telemetry = telemetry::start(&config)?;
+    // Failing only means that another one was installed before, which serves as well.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("bulkhead")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let result = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    telemetry.stop();
+    result
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    make_directories(&config)?;
+    // Bound first, so that clients wait in its backlog; accepted only once all is settled.
+    let listener = listen::open(&listen::SocketFile {
+        path: config.socket.path.clone(),
+        mode: config.socket.mode.0,
+        uid: config.socket.owner,
+        gid: config.socket.group,
+    })?;
+    let socket = config.socket.path.clone();
+    let (sender, notices) = mpsc::channel(NOTICES);
+    let node = open(config, sender)?;
+    recover::recover(&node).await?;
+    let tasks = node.tasks.clone();
+    drop(tasks.spawn("supervise", supervise::listen(node.clone(), notices)));
+    let period = Duration::from_secs(node.config.stats.period_seconds.max(1));
+    drop(tasks.spawn("sample usage", stats::sample(node.clone(), period)));
+    let serving = tasks.spawn("serve", server::serve(node.clone(), listener));
+    tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    until_signal().await?;
+    tracing::info!("stopping; pods go on");
+    let left = tasks.stop(STOP_LIMIT).await;
+    if left > 0 {
+        tracing::warn!(left, "operations were still running; the next start settles them");
+    } else if let Ok(Err(failure)) = serving.await {
+        return Err(failure.into());
+    }
+    Ok(())
+}
+
+fn open(config: Config, notices: mpsc::Sender<(String, Notice)>) -> anyhow::Result<NodeHandle> {
+    let tasks = Tasks::default();
+    let features = Features::probe()?;
+    let hierarchies = Hierarchies::probe()?;
+    let records = Records::open(&config.root.join("records.redb"))?;
+    let images = ImageStore::open(image_settings(&config))?;
+    let network = Network::open(NetworkSettings::from_config(&config.network, config.root.join("network")))?;
+    let monitors = Monitors::new(&monitor_path(&config)?, &hierarchies, tasks.clone(), notices)?;
+    Ok(Arc::new(Node {
+        features,
+        hierarchies,
+        records,
+        images,
+        network,
+        monitors,
+        runs: Inflight::new(tasks.clone()),
+        creations: Inflight::new(tasks.clone()),
+        stops: Stops::default(),
+        endings: Inflight::new(tasks.clone()),
+        seccomp: SeccompCache::default(),
+        stats: StatsCache::default(),
+        boot_id: boot_id()?,
+        tasks,
+        config,
+    }))
+}
+
+/// Root and state are ours alone, whatever the umask and whoever made them (threat O1).
+fn make_directories(config: &Config) -> anyhow::Result<()> {
+    for directory in [&config.root, &config.state] {
+        let doing = || format!("make {}", directory.display());
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .with_context(doing)?;
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o700))
+            .with_context(doing)?;
+    }
+    Ok(())
+}
+
+fn image_settings(config: &Config) -> ImageSettings {
+    let mut settings = ImageSettings::new(config.root.join("images"));
+    settings.certs_d = config.images.certs_d.clone();
+    settings.concurrent_layers = config.images.concurrent_layers;
+    settings.no_progress = Duration::from_secs(config.images.progress_timeout_seconds);
+    settings
+}
+
+/// Beside the daemon's own executable unless configured; never searched for (threat P2).
+fn monitor_path(config: &Config) -> anyhow::Result<PathBuf> {
+    if let Some(path) = &config.monitor.path {
+        return Ok(path.clone());
+    }
+    let own = std::env::current_exe().context("find the daemon's own executable")?;
+    Ok(own.parent().unwrap_or(Path::new("/")).join("bulkhead-monitor"))
+}
+
+fn boot_id() -> anyhow::Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    Ok(std::fs::read_to_string(path).context(path)?.trim().to_owned())
+}
+
+async fn until_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }

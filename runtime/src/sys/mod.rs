@@ -4,6 +4,7 @@ pub mod bpf;
 pub(crate) mod caps;
 pub(crate) mod clone;
 pub(crate) mod fd;
+pub mod inherit;
 pub mod memfd;
 pub(crate) mod mount;
 pub(crate) mod pidfd;

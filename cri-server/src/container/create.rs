@@ -1,0 +1,276 @@
+//! CreateContainer: everything that can be decided is decided here, and every error that can come
+//! comes here; no process is started.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bulkhead_proto::runtime::v1::{ContainerConfig, LinuxContainerResources};
+use bulkhead_runtime::rootfs;
+use bulkhead_runtime::users::{self, Identity};
+
+use super::facts;
+use super::remove::discard;
+use super::start::seccomp_program;
+use crate::failure::{Class, Doing, Failure};
+use crate::image::{Image, seed_volume};
+use crate::node::{NodeHandle, fresh_id, now};
+use crate::pod::files::PodFiles;
+use crate::records::{ContainerRecord, ContainerState, Draft, PodRecord, Stored};
+use crate::request::container::ContainerRequest;
+use crate::request::sandbox::SandboxRequest;
+use crate::request::signal::Signal;
+use crate::spec::container::{ContainerInputs, ContainerSpec};
+use crate::spec::mounts::Files;
+use crate::spec::security::Settings;
+use crate::{request, spec};
+
+/// Makes the container and returns its id. An equal request whose answer reached nobody gets the
+/// container that was made for it.
+///
+/// # Errors
+/// What went wrong; then nothing of the container remains, unless the message says so.
+pub async fn create(
+    node: NodeHandle,
+    pod: String,
+    config: ContainerConfig,
+) -> Result<String, Failure> {
+    let pod = node.records.snapshot().find_pod(&pod)?.clone();
+    let sandbox = request::sandbox::parse(&pod.config, &pod.runtime_handler)?;
+    let parsed = request::container::parse(&config, &sandbox)?;
+    let image = find_image(&node, &parsed)?;
+    let id = fresh_id();
+    let record = intent(&id, &pod, config, &image);
+    if let Some(existing) = node.records.edit(|draft| claim(draft, record)).await? {
+        return Ok(existing);
+    }
+    let made = make(&node, &id, &pod, sandbox, parsed, image).await;
+    if let Err(failure) = made {
+        undo(&node, &pod.id, &id).await;
+        return Err(failure);
+    }
+    Ok(id)
+}
+
+fn find_image(node: &NodeHandle, request: &ContainerRequest) -> Result<Arc<Image>, Failure> {
+    let name = &request.image.reference;
+    node.images.find(name)?.ok_or_else(|| {
+        Failure::not_found(format!("image {name:?} is not on this node; pull it first"))
+    })
+}
+
+fn intent(id: &str, pod: &PodRecord, config: ContainerConfig, image: &Image) -> ContainerRecord {
+    ContainerRecord {
+        id: id.to_owned(),
+        pod: pod.id.clone(),
+        config: Stored(config),
+        state: ContainerState::Creating,
+        image_id: image.id.to_string(),
+        image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+        created_at: now(),
+        started_at: 0,
+        finished_at: 0,
+        exit_code: 0,
+        reason: None,
+        message: String::new(),
+        process: None,
+        identity: Identity::default(),
+        log_path: None,
+        cgroup: format!("{}/{id}", pod.cgroup),
+        stop_signal: Signal::TERM,
+        resources: Stored::default(),
+        answered: false,
+    }
+}
+
+/// Takes the container's name, or finds the container an unheard answer was about.
+fn claim(draft: &mut Draft, record: ContainerRecord) -> Result<Option<String>, Failure> {
+    if !draft.state().pod(&record.pod).is_some_and(|pod| pod.is_ready()) {
+        return Err(Failure::precondition(format!(
+            "create {}: the pod sandbox is not ready",
+            record.key()
+        )));
+    }
+    if let Some(existing) = draft.state().container_by_key(&record.key()) {
+        let same = existing.config == record.config;
+        if same && existing.state == ContainerState::Created && !existing.answered {
+            return Ok(Some(existing.id.clone()));
+        }
+        return Err(Failure::new(
+            Class::Exists,
+            format!(
+                "{} exists as {}; remove it or use another attempt number",
+                record.key(),
+                existing.id
+            ),
+        ));
+    }
+    draft.put_container(record);
+    Ok(None)
+}
+
+async fn make(
+    node: &NodeHandle,
+    id: &str,
+    pod: &PodRecord,
+    sandbox: SandboxRequest,
+    request: ContainerRequest,
+    image: Arc<Image>,
+) -> Result<(), Failure> {
+    node.images.hold(&image.id, id).await?;
+    let writable = node.images.writable(id, &image.id).await?;
+    let layers = node.images.layers(&image.id)?;
+    let work = Work {
+        node: node.clone(),
+        id: id.to_owned(),
+        pod: pod.clone(),
+        sandbox,
+        request,
+        image,
+        layers,
+        volumes: writable.upper.with_file_name("volumes"),
+    };
+    let made = node.tasks.blocking(move || work.decide()).await.doing("build the container")??;
+    // Compiled now, so that a bad profile is an error of CreateContainer.
+    let text = std::str::from_utf8(&made.spec).doing("encode the OCI spec")?;
+    drop(seccomp_program(node, text).await?);
+    let id = id.to_owned();
+    node.records
+        .edit(move |draft| {
+            draft.put_spec(&id, made.spec);
+            draft.change_container(&id, |container| {
+                container.state = ContainerState::Created;
+                container.identity = made.identity;
+                container.log_path = made.log_path;
+                container.stop_signal = made.stop_signal;
+                container.resources = made.resources;
+                Ok(())
+            })
+        })
+        .await
+}
+
+/// What is decided of a container from everything that has to be read first. Blocks.
+struct Work {
+    node: NodeHandle,
+    id: String,
+    pod: PodRecord,
+    sandbox: SandboxRequest,
+    request: ContainerRequest,
+    image: Arc<Image>,
+    layers: Vec<PathBuf>,
+    /// Where the image's volumes are made, of the container's own.
+    volumes: PathBuf,
+}
+
+struct Made {
+    spec: Vec<u8>,
+    identity: Identity,
+    log_path: Option<PathBuf>,
+    stop_signal: Signal,
+    resources: Stored<LinuxContainerResources>,
+}
+
+impl Work {
+    fn decide(&self) -> Result<Made, Failure> {
+        let root = rootfs::read_only(&self.layers, &self.node.features)?;
+        let user = spec::process::user_spec(&self.request, &self.image.config);
+        let identity = users::resolve(root.as_fd(), &user)?;
+        let built = self.build(&identity)?;
+        if !built.unknown_syscalls.is_empty() {
+            tracing::warn!(names = ?built.unknown_syscalls, "the seccomp profile names unknown calls");
+        }
+        for volume in &built.volumes {
+            std::fs::create_dir_all(&self.volumes).doing("make the volumes' directory")?;
+            seed_volume(root.as_fd(), &volume.destination, &volume.source)?;
+        }
+        Ok(Made {
+            spec: serde_json::to_vec(&built.spec).doing("encode the OCI spec")?,
+            identity,
+            log_path: self.log_path(),
+            stop_signal: self.stop_signal(),
+            resources: Stored(self.request.resources.to_cri()),
+        })
+    }
+
+    fn build(&self, identity: &Identity) -> Result<ContainerSpec, Failure> {
+        let (node, request) = (&self.node, &self.request);
+        let files = PodFiles::of(&node.pod_directory(&self.pod.id));
+        let settings = Settings {
+            capabilities: node.config.capabilities.default,
+            seccomp_when_unset: node.config.seccomp.when_unset,
+        };
+        let privileged = request.security.privileged;
+        let hostname = match &self.sandbox.hostname {
+            Some(name) => name.clone(),
+            None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        };
+        let cgroup = format!("{}/{}", self.pod.cgroup, self.id);
+        let seccomp_file = facts::seccomp_file(request, settings.seccomp_when_unset)?;
+        spec::container::build(&ContainerInputs {
+            id: &self.id,
+            request,
+            pod_id: &self.pod.id,
+            sandbox: &self.sandbox,
+            paths: &self.pod.paths,
+            files: Files {
+                hostname: &files.hostname,
+                hosts: &files.hosts,
+                resolv_conf: &files.resolv_conf,
+            },
+            image: &self.image.config,
+            image_name: &request.image.reference,
+            identity,
+            hostname: &hostname,
+            cgroup: &cgroup,
+            sources: &facts::mount_sources(&request.mounts)?,
+            devices: &facts::devices(&request.devices)?,
+            node_devices: &if privileged { facts::node_devices()? } else { Vec::new() },
+            volumes_directory: &self.volumes,
+            mount_table: &facts::mount_table()?,
+            seccomp_file: seccomp_file.as_deref(),
+            node: &facts::node(&node.features)?,
+            placement: &node.hierarchies,
+            settings,
+            rlimits: node.config.rlimits,
+        })
+    }
+
+    /// Absolute, as statuses show it.
+    fn log_path(&self) -> Option<PathBuf> {
+        let directory = self.sandbox.log_directory.as_ref()?;
+        Some(directory.join(self.request.log_path.as_ref()?))
+    }
+
+    /// The request's signal, else the image's, else SIGTERM. One the image misspelt is no reason
+    /// not to run it, but somebody should know (case T2).
+    fn stop_signal(&self) -> Signal {
+        let image = self.image.config.config().as_ref();
+        let named = image.and_then(|config| config.stop_signal().as_deref()).unwrap_or_default();
+        self.request.stop_signal.unwrap_or_else(|| {
+            if named.is_empty() {
+                return Signal::TERM;
+            }
+            Signal::parse(named).unwrap_or_else(|failure| {
+                tracing::warn!(%failure, "the image's StopSignal is ignored; SIGTERM is sent");
+                Signal::TERM
+            })
+        })
+    }
+}
+
+/// Takes back a container that could not be made. What can't be taken back now is at the next start.
+async fn undo(node: &NodeHandle, pod: &str, id: &str) {
+    if let Err(failure) = discard(node, pod, id).await {
+        tracing::error!(container = id, %failure, "a container that could not be made is left over");
+        return;
+    }
+    let id = id.to_owned();
+    let forgotten = node.records.edit(move |draft| {
+        draft.remove_container(&id);
+        Ok(())
+    });
+    if let Err(failure) = forgotten.await {
+        tracing::error!(%failure, "the records could not be changed; the next start settles it");
+    }
+}

@@ -1,0 +1,92 @@
+//! The shared handles given to every operation.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bulkhead_runtime::cgroup::Hierarchies;
+use bulkhead_runtime::features::Features;
+
+use crate::config::Config;
+use crate::container::stop::Stops;
+use crate::image::ImageStore;
+use crate::monitor::Monitors;
+use crate::network::Network;
+use crate::ops::inflight::Inflight;
+use crate::ops::tasks::Tasks;
+use crate::records::{ContainerKey, PodKey, Records};
+use crate::security::seccomp::SeccompCache;
+use crate::stats::StatsCache;
+
+/// Everything an operation may need. Shared behind [`NodeHandle`].
+#[derive(Debug)]
+pub struct Node {
+    /// The configuration in force.
+    pub config: Config,
+    /// What the kernel offers, probed once.
+    pub features: Features,
+    /// The cgroup hierarchies.
+    pub hierarchies: Hierarchies,
+    /// Pods and containers.
+    pub records: Records,
+    /// Images and writable layers.
+    pub images: ImageStore,
+    /// Addresses, routes and host ports of pods.
+    pub network: Network,
+    /// The pods' monitors.
+    pub monitors: Monitors,
+    /// All tasks of the daemon.
+    pub tasks: Tasks,
+    /// RunPodSandbox in flight, by name.
+    pub runs: Inflight<PodKey, String>,
+    /// CreateContainer in flight, by name.
+    pub creations: Inflight<ContainerKey, String>,
+    /// Graceful stops in progress.
+    pub stops: Stops,
+    /// Stopping and removing in flight, by verb and id.
+    pub endings: Inflight<String, ()>,
+    /// Compiled seccomp programs.
+    pub seccomp: SeccompCache,
+    /// Usage last read.
+    pub stats: StatsCache,
+    /// Identifies this boot of the node.
+    pub boot_id: String,
+}
+
+/// A shared [`Node`].
+pub type NodeHandle = Arc<Node>;
+
+impl Node {
+    /// The state directory of a pod: its monitor's socket, exit records, files for its containers.
+    /// Below `state`, which a reboot empties, as it does the pod.
+    pub fn pod_directory(&self, pod: &str) -> PathBuf {
+        self.config.state.join("pods").join(pod)
+    }
+}
+
+/// A fresh id: 64 lower-case hexadecimal digits from the kernel's random source.
+pub fn fresh_id() -> String {
+    use std::fmt::Write as _;
+    let mut bytes = [0_u8; 32];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        // getrandom(2) can't fail with these flags but by a signal; then it is asked again.
+        filled += rustix::rand::getrandom(
+            bytes.get_mut(filled..).unwrap_or_default(),
+            rustix::rand::GetRandomFlags::empty(),
+        )
+        .unwrap_or(0);
+    }
+    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing to a String can't fail.
+        let _: std::fmt::Result = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Wall clock, nanoseconds since the epoch.
+pub fn now() -> i64 {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,220 @@
+//! RunPodSandbox: intent, monitor, namespaces, network, files, Ready.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use bulkhead_proto::runtime::v1::PodSandboxConfig;
+use bulkhead_runtime::monitor::wire::{CreatePod, PodPaths, Reply, Request};
+
+use super::{files, teardown};
+use crate::failure::{Class, Doing, Failure};
+use crate::network::{AttachRequest, HostPort, Protocol, netns};
+use crate::node::{NodeHandle, fresh_id, now};
+use crate::records::{Draft, PodRecord, PodState, Stored};
+use crate::request::sandbox::{self as request, SandboxRequest};
+use crate::spec;
+
+/// Makes the pod and returns its id. An equal request whose answer reached nobody gets the pod
+/// that was made for it.
+///
+/// # Errors
+/// What went wrong; then nothing of the pod remains, unless the message says so.
+pub async fn run(
+    node: NodeHandle,
+    request: SandboxRequest,
+    config: PodSandboxConfig,
+) -> Result<String, Failure> {
+    let id = fresh_id();
+    let record = intent(&node, &id, &request, config)?;
+    if let Some(existing) = node.records.edit(|draft| claim(draft, record)).await? {
+        return Ok(existing);
+    }
+    tracing::Span::current().record("pod", id.as_str());
+    match make(&node, &id, &request).await {
+        Ok(()) => Ok(id),
+        Err(failure) => {
+            undo(&node, &id).await;
+            Err(failure)
+        }
+    }
+}
+
+fn intent(
+    node: &NodeHandle,
+    id: &str,
+    request: &SandboxRequest,
+    config: PodSandboxConfig,
+) -> Result<PodRecord, Failure> {
+    Ok(PodRecord {
+        id: id.to_owned(),
+        config: Stored(config),
+        runtime_handler: request.handler.clone(),
+        state: PodState::Creating,
+        created_at: now(),
+        boot_id: node.boot_id.clone(),
+        cgroup: spec::sandbox::cgroup_path(request, &node.config.cgroup.parent, id)?,
+        monitor: None,
+        paths: PodPaths::default(),
+        netns: None,
+        network: None,
+        torn_down: false,
+        resources: None,
+        overhead: None,
+        answered: false,
+    })
+}
+
+/// Takes the pod's name, or finds the pod an unheard answer was about.
+fn claim(draft: &mut Draft, record: PodRecord) -> Result<Option<String>, Failure> {
+    if let Some(existing) = draft.state().pod_by_key(&record.key()) {
+        let same = existing.config == record.config
+            && existing.runtime_handler == record.runtime_handler;
+        if same && existing.is_ready() && !existing.answered {
+            return Ok(Some(existing.id.clone()));
+        }
+        return Err(Failure::new(
+            Class::Exists,
+            format!(
+                "{} exists as {}; remove it or use another attempt number",
+                record.key(),
+                existing.id
+            ),
+        ));
+    }
+    draft.put_pod(record);
+    Ok(None)
+}
+
+async fn make(node: &NodeHandle, id: &str, request: &SandboxRequest) -> Result<(), Failure> {
+    let directory = node.pod_directory(id);
+    make_directories(&directory, request.log_directory.as_deref())?;
+    let monitor = node.monitors.start(id, directory.clone()).await?;
+    change(node, id, move |pod| pod.monitor = Some(monitor)).await?;
+    let cgroup = spec::sandbox::cgroup_path(request, &node.config.cgroup.parent, id)?;
+    let plan = spec::sandbox::plan(request, id, &directory, &cgroup);
+    let (paths, netns) = create(node, id, plan).await?;
+    change(node, id, move |pod| pod.paths = paths).await?;
+    if let Some(netns) = netns {
+        attach(node, id, request, netns).await?;
+    }
+    files::write(&directory, request)?;
+    node.records
+        .edit({
+            let id = id.to_owned();
+            move |draft| {
+                draft.change_pod(&id, |pod| {
+                    if pod.state != PodState::Creating {
+                        return Err(Failure::internal("the pod's monitor ended while it was made"));
+                    }
+                    pod.state = PodState::Ready;
+                    Ok(())
+                })
+            }
+        })
+        .await
+}
+
+/// The pod's own directory is ours alone; its log directory is the kubelet's and node-wide.
+fn make_directories(directory: &Path, logs: Option<&Path>) -> Result<(), Failure> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .doing(format!("make {}", directory.display()))?;
+    if let Some(logs) = logs {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(logs)
+            .doing(format!("make the log directory {}", logs.display()))?;
+    }
+    Ok(())
+}
+
+async fn create(
+    node: &NodeHandle,
+    id: &str,
+    plan: CreatePod,
+) -> Result<(PodPaths, Option<OwnedFd>), Failure> {
+    let answer = node.monitors.link(id)?.ask(Request::CreatePod(plan), &[]).await?;
+    match answer.reply {
+        Reply::PodCreated(paths) => Ok((paths, answer.descriptors.into_iter().next())),
+        other => Err(Failure::internal(format!("unexpected answer of the monitor: {other:?}"))),
+    }
+}
+
+async fn attach(
+    node: &NodeHandle,
+    id: &str,
+    request: &SandboxRequest,
+    netns: OwnedFd,
+) -> Result<(), Failure> {
+    let path = netns::bind(id, netns.as_fd())?;
+    change(node, id, move |pod| pod.netns = Some(path)).await?;
+    let attachment = node
+        .network
+        .attach(AttachRequest {
+            pod_id: id.to_owned(),
+            netns,
+            host_ports: request.ports.iter().map(host_port).collect(),
+        })
+        .await
+        .map_err(|failure| failure.context("set up the pod's network"))?;
+    change(node, id, move |pod| pod.network = Some(attachment)).await
+}
+
+async fn change(
+    node: &NodeHandle,
+    id: &str,
+    change: impl FnOnce(&mut PodRecord) + Send + 'static,
+) -> Result<(), Failure> {
+    let id = id.to_owned();
+    node.records
+        .edit(move |draft| {
+            draft.change_pod(&id, |pod| {
+                change(pod);
+                Ok(())
+            })
+        })
+        .await
+}
+
+/// Takes back a pod that could not be made. If that fails too, it is listed as not ready, so that
+/// Stop and Remove can finish.
+async fn undo(node: &NodeHandle, id: &str) {
+    let undone = teardown::teardown(node, id).await;
+    let id = id.to_owned();
+    let settled = match undone {
+        Ok(()) => {
+            teardown::remove_directory(node, &id);
+            node.records
+                .edit(move |draft| {
+                    draft.remove_pod(&id);
+                    Ok(())
+                })
+                .await
+        }
+        Err(failure) => {
+            tracing::error!(pod = id, %failure, "a pod that could not be made could not be undone");
+            change(node, &id, |pod| pod.state = PodState::NotReady).await
+        }
+    };
+    if let Err(failure) = settled {
+        tracing::error!(%failure, "the records could not be changed; the next start settles it");
+    }
+}
+
+/// A port as the request has it, for the network.
+fn host_port(port: &request::HostPort) -> HostPort {
+    HostPort {
+        protocol: match port.protocol {
+            request::Protocol::Tcp => Protocol::Tcp,
+            request::Protocol::Udp => Protocol::Udp,
+            request::Protocol::Sctp => Protocol::Sctp,
+        },
+        container_port: port.container_port,
+        host_port: port.host_port,
+        host_ip: port.host_ip,
+    }
+}

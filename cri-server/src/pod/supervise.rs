@@ -1,0 +1,146 @@
+//! What monitors tell unasked: exits of containers, and their own end.
+
+use std::path::Path;
+
+use bulkhead_runtime::monitor::wire::{Event, ExitRecord};
+use tokio::sync::mpsc;
+
+use super::teardown;
+use crate::failure::{Class, Doing, Failure};
+use crate::monitor::Notice;
+use crate::node::{NodeHandle, now};
+use crate::records::{ContainerState, ExitReason, PodState};
+
+/// The most an exit record may hold; we write them, but a pod's directory is not taken on trust.
+const MAX_EXIT_RECORD: u64 = 64 << 10;
+
+/// Exit code of what was killed with its monitor (SIGKILL).
+const KILLED: i32 = 137;
+
+/// Records what is heard, until the daemon stops.
+pub async fn listen(node: NodeHandle, mut notices: mpsc::Receiver<(String, Notice)>) {
+    loop {
+        let heard = tokio::select! {
+            heard = notices.recv() => heard,
+            () = node.tasks.stopping() => None,
+        };
+        let Some((pod, notice)) = heard else { return };
+        let handled = match notice {
+            Notice::Event(Event::ContainerExited(exit)) => record_exit(&node, exit).await,
+            Notice::Event(Event::PauseExited) => lost(&node, &pod, "the pause process ended").await,
+            Notice::Event(Event::ExecExited { .. }) => Ok(()),
+            Notice::Lost => lost(&node, &pod, "the pod's monitor ended").await,
+        };
+        if let Err(failure) = handled {
+            tracing::error!(pod, %failure, "what a monitor told could not be recorded");
+        }
+    }
+}
+
+/// Records how a container ended. An exit of an unknown container is no news: it was removed.
+///
+/// # Errors
+/// When the records can't be changed.
+pub async fn record_exit(node: &NodeHandle, exit: ExitRecord) -> Result<(), Failure> {
+    let result = node
+        .records
+        .edit(move |draft| {
+            draft.change_container(&exit.container.clone(), |container| {
+                container.exited(&exit);
+                Ok(())
+            })
+        })
+        .await;
+    crate::server::status::gone_is_done(result)
+}
+
+/// The pod lost its holder: what runs is killed, and both say so.
+///
+/// # Errors
+/// When the records cannot be changed or the cgroup cannot be emptied.
+pub async fn lost(node: &NodeHandle, pod: &str, why: &'static str) -> Result<(), Failure> {
+    let id = pod.to_owned();
+    let known = node
+        .records
+        .edit(move |draft| {
+            draft.change_pod(&id, |pod| {
+                if pod.state == PodState::Ready || pod.state == PodState::Creating {
+                    pod.state = PodState::NotReady;
+                }
+                Ok(pod.torn_down)
+            })
+        })
+        .await;
+    match known {
+        Err(failure) if failure.class() == Class::NotFound => return Ok(()),
+        Err(failure) => return Err(failure),
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+    }
+    tracing::warn!(pod, why, "a pod is no longer ready");
+    let snapshot = node.records.snapshot();
+    let Some(record) = snapshot.pod(pod) else { return Ok(()) };
+    if let Some(monitor) = record.monitor {
+        teardown::kill_monitor(node, monitor).await?;
+    }
+    let (hierarchies, cgroup) = (node.hierarchies.clone(), record.cgroup.clone());
+    node.tasks
+        .blocking(move || match hierarchies.open(&cgroup)? {
+            Some(cgroup) => cgroup.kill(),
+            None => Ok(()),
+        })
+        .await
+        .doing("kill what runs in the pod")?
+        .map_err(Failure::from)?;
+    settle_containers(node, pod).await
+}
+
+/// Gives every container of a pod without processes its end: as its monitor recorded it, or as
+/// killed with the monitor.
+///
+/// # Errors
+/// When the records can't be changed.
+pub async fn settle_containers(node: &NodeHandle, pod: &str) -> Result<(), Failure> {
+    let exits = node.pod_directory(pod).join("exits");
+    let snapshot = node.records.snapshot();
+    for container in snapshot.containers_of(pod).filter(|c| c.finished_at == 0) {
+        if !matches!(
+            container.state,
+            ContainerState::Running | ContainerState::Starting | ContainerState::Removing
+        ) {
+            continue;
+        }
+        if let Some(exit) = read_exit(&exits, &container.id) {
+            record_exit(node, exit).await?;
+            continue;
+        }
+        if container.process.is_none() && container.state == ContainerState::Removing {
+            continue;
+        }
+        let id = container.id.clone();
+        node.records
+            .edit(move |draft| {
+                draft.change_container(&id, |container| {
+                    let why = "killed with the pod's monitor".to_owned();
+                    container.ended(KILLED, ExitReason::MonitorDied, why, now());
+                    Ok(())
+                })
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+/// The durable record of an exit, if its monitor wrote one.
+pub fn read_exit(exits: &Path, container: &str) -> Option<ExitRecord> {
+    let path = exits.join(format!("{container}.json"));
+    let found = std::fs::symlink_metadata(&path).ok()?;
+    if !found.is_file() || found.len() > MAX_EXIT_RECORD {
+        tracing::error!(path = %path.display(), "not an exit record; it is left out");
+        return None;
+    }
+    let record: ExitRecord = serde_json::from_slice(&std::fs::read(&path).ok()?)
+        .inspect_err(|error| tracing::error!(path = %path.display(), %error, "unreadable"))
+        .ok()?;
+    (record.container == container).then_some(record)
+}

@@ -1,0 +1,178 @@
+//! What is recorded of a container.
+
+use std::path::PathBuf;
+
+use bulkhead_proto::runtime::v1::{ContainerConfig, ContainerMetadata, LinuxContainerResources};
+use bulkhead_runtime::monitor::wire::{ExitRecord, ProcessInfo};
+use bulkhead_runtime::users::Identity;
+use serde::{Deserialize, Serialize};
+
+use super::Stored;
+use crate::request::signal::Signal;
+
+/// Where a container is in its life. `Creating`, `Starting` and `Removing` are intents and guards:
+/// only one of them holds at a time, and the next start of the daemon settles them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerState {
+    /// Being made; not listed.
+    Creating,
+    /// Made, not started.
+    Created,
+    /// Being started.
+    Starting,
+    /// Its process runs.
+    Running,
+    /// Its process ended, or never could start.
+    Exited,
+    /// A restart of the daemon could not tell.
+    Unknown,
+    /// Being removed.
+    Removing,
+}
+
+/// Why a container ended; spelled as the kubelet and users know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitReason {
+    /// Exit code 0.
+    Completed,
+    /// Any other exit code, or a signal.
+    Error,
+    /// The kernel killed something in its cgroup for lack of memory.
+    OOMKilled,
+    /// It never started.
+    StartError,
+    /// Its monitor died, and the container was killed with it.
+    MonitorDied,
+    /// A restart of the daemon or the node could not tell how it ended.
+    Unknown,
+}
+
+impl ExitReason {
+    /// The word in `ContainerStatus.reason`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "Completed",
+            Self::Error => "Error",
+            Self::OOMKilled => "OOMKilled",
+            Self::StartError => "StartError",
+            Self::MonitorDied => "MonitorDied",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// A container.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ContainerRecord {
+    /// 64 lower-case hexadecimal digits.
+    pub id: String,
+    /// The pod it belongs to.
+    pub pod: String,
+    /// As the client sent it.
+    pub config: Stored<ContainerConfig>,
+    /// Where it is in its life.
+    pub state: ContainerState,
+    /// The image's id; what its root file system is made of.
+    pub image_id: String,
+    /// A repository digest of the image, or its id.
+    pub image_ref: String,
+    /// Wall clock, nanoseconds since the epoch.
+    pub created_at: i64,
+    /// 0 until started.
+    pub started_at: i64,
+    /// 0 until exited.
+    pub finished_at: i64,
+    /// Exit status, or 128 + signal.
+    pub exit_code: i32,
+    /// Why it ended.
+    pub reason: Option<ExitReason>,
+    /// For people: what went wrong.
+    pub message: String,
+    /// Its init, while it runs.
+    pub process: Option<ProcessInfo>,
+    /// User, group and supplementary groups, resolved once.
+    pub identity: Identity,
+    /// The log file, absolute; none discards the output.
+    pub log_path: Option<PathBuf>,
+    /// Its cgroup.
+    pub cgroup: String,
+    /// The signal StopContainer sends first.
+    pub stop_signal: Signal,
+    /// The limits in force.
+    pub resources: Stored<LinuxContainerResources>,
+    /// The client got its answer, so an equal request is a new one and not a retry.
+    #[serde(skip)]
+    pub answered: bool,
+}
+
+/// What makes a container unique among those of its pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ContainerKey {
+    /// The pod's id.
+    pub pod: String,
+    /// The container's name.
+    pub name: String,
+    /// How often it was made.
+    pub attempt: u32,
+}
+
+impl std::fmt::Display for ContainerKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "container {} attempt {} of pod {}", self.name, self.attempt, self.pod)
+    }
+}
+
+impl ContainerRecord {
+    /// The metadata, which every recorded container has.
+    pub fn metadata(&self) -> ContainerMetadata {
+        self.config.metadata.clone().unwrap_or_default()
+    }
+
+    /// The key the name is unique by.
+    pub fn key(&self) -> ContainerKey {
+        let metadata = self.metadata();
+        ContainerKey { pod: self.pod.clone(), name: metadata.name, attempt: metadata.attempt }
+    }
+
+    /// Whether lists show it.
+    pub fn is_visible(&self) -> bool {
+        self.state != ContainerState::Creating
+    }
+
+    /// The process runs, so it started: CREATED → RUNNING.
+    pub fn started(&mut self, process: ProcessInfo) {
+        self.state = ContainerState::Running;
+        // The clock may have been set back since the creation (case T4).
+        self.started_at = process.started_at.max(self.created_at);
+        self.process = Some(process);
+    }
+
+    /// The process ended as its monitor recorded.
+    pub fn exited(&mut self, exit: &ExitRecord) {
+        let reason = match (exit.oom_killed, exit.exit_code) {
+            (true, _) => ExitReason::OOMKilled,
+            (false, 0) => ExitReason::Completed,
+            (false, _) => ExitReason::Error,
+        };
+        if self.started_at == 0 {
+            self.started_at = exit.started_at.max(self.created_at);
+        }
+        self.ended(exit.exit_code, reason, String::new(), exit.finished_at);
+    }
+
+    /// The end of the container, however it came; the first one recorded stands.
+    pub fn ended(&mut self, exit_code: i32, reason: ExitReason, message: String, now: i64) {
+        if self.state == ContainerState::Exited || self.finished_at != 0 {
+            return;
+        }
+        if self.state != ContainerState::Removing {
+            self.state = ContainerState::Exited;
+        }
+        self.exit_code = exit_code;
+        self.reason = Some(reason);
+        self.message = message;
+        self.finished_at = now.max(self.started_at).max(self.created_at);
+        self.process = None;
+    }
+}
