@@ -20,6 +20,10 @@ use crate::registry::Registry;
 
 const START: Duration = Duration::from_secs(20);
 const STOP: Duration = Duration::from_secs(15);
+/// The pod of `examples/hello.yaml`, what its web server answers, and how long that may take.
+const POD: &str = "hello";
+const ANSWER: &str = "Hello from";
+const ANSWERED: Duration = Duration::from_secs(20);
 
 /// The demo's folder and what is in it.
 struct Demo {
@@ -127,8 +131,9 @@ pub fn up(root: &Path, manifest: &Path) -> Result<()> {
         std::os::unix::net::UnixStream::connect(demo.socket()).is_ok()
     })
     .with_context(|| format!("see {}", demo.root.join("daemon.log").display()))?;
-    show(demo.bulkhead().arg("play").arg(manifest))?;
+    show(demo.bulkhead().args(["play", "--replace"]).arg(manifest))?;
     show(demo.bulkhead().arg("ps"))?;
+    show_logs(&demo)?;
     let crictl = crate::critest::crictl_path();
     let endpoint = format!("unix://{}", demo.socket().display());
     eprintln!(
@@ -146,6 +151,24 @@ fn show(command: &mut Command) -> Result<()> {
         .with_context(|| format!("start {command:?}"))?;
     ensure!(status.success(), "{command:?} ended with {status}");
     Ok(())
+}
+
+/// What the pods' containers wrote, once the client has had its first answer.
+fn show_logs(demo: &Demo) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        let output = demo.bulkhead().args(["logs", POD]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        if text.contains(ANSWER) || begin.elapsed() > ANSWERED {
+            eprint!("\n$ bulkhead logs {POD}\n{text}");
+            ensure!(
+                text.contains(ANSWER),
+                "no answer of the web server within {ANSWERED:?}"
+            );
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Ends the pods, the daemon and the registry.
