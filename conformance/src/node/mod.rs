@@ -7,6 +7,7 @@
 
 mod calls;
 pub mod leaks;
+mod log;
 pub mod pods;
 mod process;
 
@@ -22,8 +23,9 @@ use bulkhead_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 
-pub use self::calls::{Exec, Log, info_pid};
+pub use self::calls::{Exec, info_pid};
 use self::leaks::Snapshot;
+pub use self::log::Log;
 pub use self::process::{Limits, bulkhead_path, monitor_path, signal, target};
 use crate::registry::Registry;
 
