@@ -8,7 +8,8 @@ use bulkhead_proto::runtime::v1;
 
 use super::image::ImageRequest;
 use super::mount::{DeviceRequest, MountRequest};
-use super::security::{ContainerSecurity, Namespaces, Of, Pid, Sharing};
+use super::namespaces::{Namespaces, Of, Pid, Sharing};
+use super::security::ContainerSecurity;
 use super::{Resources, SandboxRequest, Signal, invalid, text, unsupported};
 use crate::failure::Failure;
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use bulkhead_proto::runtime::v1;
 
-use super::security::{self, Namespaces, Of, Profile, SelinuxOptions, Sharing};
+use super::namespaces::{Namespaces, Of, Sharing};
+use super::security::{self, Profile, SelinuxOptions};
 use super::{Resources, enumeration, invalid, sysctl, text};
 use crate::failure::Failure;
 

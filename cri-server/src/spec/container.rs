@@ -17,7 +17,7 @@ use super::security::{self, Decided, Settings};
 use super::{NodeFacts, resources};
 use crate::config::Rlimits;
 use crate::failure::{Class, Failure};
-use crate::request::security::{Pid, Sharing};
+use crate::request::namespaces::{Pid, Sharing};
 use crate::request::{ContainerRequest, SandboxRequest};
 
 /// The version of the OCI runtime specification the spec is written to.

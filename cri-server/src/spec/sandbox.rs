@@ -7,7 +7,7 @@ use bulkhead_runtime::monitor::wire::{CreatePod, NamespaceMode, PidMode};
 
 use crate::failure::Failure;
 use crate::request::SandboxRequest;
-use crate::request::security::{Pid, Sharing};
+use crate::request::namespaces::{Pid, Sharing};
 
 /// The size of a pod's `/dev/shm`, which its containers share: Docker's, and so everybody's.
 const SHM_SIZE: u64 = 64 << 20;

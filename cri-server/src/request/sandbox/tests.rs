@@ -1,5 +1,5 @@
 use super::*;
-use crate::request::security::Pid;
+use crate::request::namespaces::Pid;
 
 fn config() -> v1::PodSandboxConfig {
     v1::PodSandboxConfig {
