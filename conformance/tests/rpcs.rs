@@ -16,11 +16,21 @@ fn documented() -> Result<BTreeMap<(String, String), bool>> {
         .lines()
         .filter_map(|line| line.strip_prefix("| "))
         .map(|line| line.split('|').map(str::trim).collect::<Vec<_>>())
-        .filter(|cells| cells.first().is_some_and(|service| service.ends_with("Service")))
+        .filter(|cells| {
+            cells
+                .first()
+                .is_some_and(|service| service.ends_with("Service"))
+        })
         .map(|cells| match cells.as_slice() {
             [service, rpc, state, ..] => {
-                ensure!(["served", "unimplemented"].contains(state), "{rpc}: state {state:?}");
-                Ok((((*service).to_owned(), (*rpc).to_owned()), *state == "served"))
+                ensure!(
+                    ["served", "unimplemented"].contains(state),
+                    "{rpc}: state {state:?}"
+                );
+                Ok((
+                    ((*service).to_owned(), (*rpc).to_owned()),
+                    *state == "served",
+                ))
             }
             _ => anyhow::bail!("a row without three cells: {cells:?}"),
         })
@@ -30,7 +40,11 @@ fn documented() -> Result<BTreeMap<(String, String), bool>> {
 #[tokio::test]
 async fn the_table_of_rpcs_says_what_the_daemon_answers() -> Result<()> {
     let documented = documented()?;
-    ensure!(documented.len() == 43, "{} RPCs in docs/cri.md", documented.len());
+    ensure!(
+        documented.len() == 43,
+        "{} RPCs in docs/cri.md",
+        documented.len()
+    );
     let registry = Registry::start().await?;
     let node = Node::start(&registry, &[]).await?;
     let channel = channel(&node.socket())?;
@@ -40,7 +54,9 @@ async fn the_table_of_rpcs_says_what_the_daemon_answers() -> Result<()> {
         client.ready().await.context("connect")?;
         // An empty message is a valid one of every type; only the code of the answer matters.
         let codec = tonic_prost::ProstCodec::<VersionRequest, ()>::default();
-        let answer = client.unary(Request::new(VersionRequest::default()), path, codec).await;
+        let answer = client
+            .unary(Request::new(VersionRequest::default()), path, codec)
+            .await;
         let code = answer.map_or_else(|status| status.code(), |_| Code::Ok);
         ensure!(
             (code != Code::Unimplemented) == served,

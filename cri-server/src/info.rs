@@ -26,7 +26,9 @@ pub fn version() -> VersionResponse {
 /// The cgroup driver, which the kubelet takes over.
 pub fn runtime_config() -> RuntimeConfigResponse {
     RuntimeConfigResponse {
-        linux: Some(LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() }),
+        linux: Some(LinuxRuntimeConfiguration {
+            cgroup_driver: CgroupDriver::Cgroupfs.into(),
+        }),
     }
 }
 
@@ -34,7 +36,11 @@ pub fn runtime_config() -> RuntimeConfigResponse {
 pub async fn status(node: &NodeHandle, verbose: bool) -> StatusResponse {
     let network = node.network.status().await;
     let conditions = vec![
-        RuntimeCondition { r#type: "RuntimeReady".to_owned(), status: true, ..Default::default() },
+        RuntimeCondition {
+            r#type: "RuntimeReady".to_owned(),
+            status: true,
+            ..Default::default()
+        },
         RuntimeCondition {
             r#type: "NetworkReady".to_owned(),
             status: network.ready,
@@ -53,9 +59,13 @@ pub async fn status(node: &NodeHandle, verbose: bool) -> StatusResponse {
         }),
     };
     if verbose {
-        response.info.insert("config".to_owned(), config(node).to_string());
+        response
+            .info
+            .insert("config".to_owned(), config(node).to_string());
         let pulls = serde_json::to_string(&node.images.progress());
-        response.info.insert("pulls".to_owned(), pulls.unwrap_or_default());
+        response
+            .info
+            .insert("pulls".to_owned(), pulls.unwrap_or_default());
     }
     response
 }
@@ -69,7 +79,10 @@ fn handlers(node: &NodeHandle) -> Vec<RuntimeHandler> {
     };
     std::iter::once("")
         .chain(node.config.handlers.iter().map(String::as_str))
-        .map(|name| RuntimeHandler { name: name.to_owned(), features: Some(features) })
+        .map(|name| RuntimeHandler {
+            name: name.to_owned(),
+            features: Some(features),
+        })
         .collect()
 }
 

@@ -76,11 +76,13 @@ pub fn fresh_id() -> String {
         )
         .unwrap_or(0);
     }
-    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _: std::fmt::Result = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String can't fail.
+            let _: std::fmt::Result = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// Wall clock, nanoseconds since the epoch.

@@ -64,7 +64,10 @@ async fn recover_pod(node: &NodeHandle, pod: &PodRecord) -> Result<(), Failure> 
 async fn meet(node: &NodeHandle, pod: &PodRecord) -> Result<(), Failure> {
     if pod.boot_id == node.boot_id {
         let met = async {
-            let link = node.monitors.connect(&pod.id, &node.pod_directory(&pod.id)).await?;
+            let link = node
+                .monitors
+                .connect(&pod.id, &node.pod_directory(&pod.id))
+                .await?;
             link.ask(Request::Status, &[]).await
         };
         match met.await.map(|answer| answer.reply) {
@@ -78,7 +81,12 @@ async fn meet(node: &NodeHandle, pod: &PodRecord) -> Result<(), Failure> {
         tracing::info!(pod = pod.id, "the node was rebooted since the pod was made");
     }
     node.monitors.forget(&pod.id);
-    supervise::lost(node, &pod.id, "the pod's monitor was gone when the daemon started").await
+    supervise::lost(
+        node,
+        &pod.id,
+        "the pod's monitor was gone when the daemon started",
+    )
+    .await
 }
 
 async fn take_over(node: &NodeHandle, pod: &str, state: Seen) -> Result<(), Failure> {
@@ -106,7 +114,9 @@ async fn take_over(node: &NodeHandle, pod: &str, state: Seen) -> Result<(), Fail
 /// Ends intents of containers: a start nobody heard the end of, a creation, a removal.
 async fn settle_container(node: &NodeHandle, id: &str) -> Result<(), Failure> {
     let snapshot = node.records.snapshot();
-    let Some(found) = snapshot.container(id) else { return Ok(()) };
+    let Some(found) = snapshot.container(id) else {
+        return Ok(());
+    };
     match found.state {
         ContainerState::Creating => {
             container::discard(node, &found.pod, id).await?;
@@ -152,14 +162,21 @@ async fn end(
 /// What no record vouches for is taken away: leases, writable layers, holds on images, folders.
 async fn sweep(node: &NodeHandle) -> Result<(), Failure> {
     let snapshot = node.records.snapshot();
-    let pods: HashSet<String> =
-        snapshot.pods().filter(|pod| !pod.torn_down).map(|pod| pod.id.clone()).collect();
+    let pods: HashSet<String> = snapshot
+        .pods()
+        .filter(|pod| !pod.torn_down)
+        .map(|pod| pod.id.clone())
+        .collect();
     node.network.gc(pods).await?;
-    let containers: BTreeSet<String> =
-        snapshot.containers().map(|container| container.id.clone()).collect();
+    let containers: BTreeSet<String> = snapshot
+        .containers()
+        .map(|container| container.id.clone())
+        .collect();
     node.images.gc(containers).await?;
     let folder = node.config.state.join("pods");
-    let Ok(entries) = std::fs::read_dir(&folder) else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir(&folder) else {
+        return Ok(());
+    };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if snapshot.pod(&name).is_none() {

@@ -53,9 +53,18 @@ impl StatsCache {
         let mut readings = self.readings();
         let read_at = Instant::now();
         let nano_cores = readings.get(container).and_then(|last| {
-            rate(last.cgroup.cpu_usage_ns, cgroup.cpu_usage_ns, read_at - last.read_at)
+            rate(
+                last.cgroup.cpu_usage_ns,
+                cgroup.cpu_usage_ns,
+                read_at - last.read_at,
+            )
         });
-        let usage = Usage { timestamp: now(), nano_cores, cgroup, read_at };
+        let usage = Usage {
+            timestamp: now(),
+            nano_cores,
+            cgroup,
+            read_at,
+        };
         readings.insert(container.to_owned(), usage.clone());
         usage
     }

@@ -37,12 +37,21 @@ pub struct Telemetry {
 pub fn start(config: &Config) -> Result<Telemetry, Failure> {
     let level = EnvFilter::try_new(&config.log.level)
         .map_err(|error| Failure::invalid(format!("log.level {:?}: {error}", config.log.level)))?;
-    let exporter = config.telemetry.otlp_endpoint.as_deref().map(exporter).transpose()?;
+    let exporter = config
+        .telemetry
+        .otlp_endpoint
+        .as_deref()
+        .map(exporter)
+        .transpose()?;
     let spans = exporter.as_ref().map(|(provider, _)| {
         let ours = filter_fn(|meta| {
-            !TRANSPORT.iter().any(|library| meta.target().starts_with(library))
+            !TRANSPORT
+                .iter()
+                .any(|library| meta.target().starts_with(library))
         });
-        tracing_opentelemetry::layer().with_tracer(provider.tracer("bulkhead")).with_filter(ours)
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("bulkhead"))
+            .with_filter(ours)
     });
     let log = match config.log.format {
         LogFormat::Human => fmt::layer().with_writer(std::io::stderr).boxed(),

@@ -72,7 +72,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!("stopping; pods go on");
     let left = tasks.stop(STOP_LIMIT).await;
     if left > 0 {
-        tracing::warn!(left, "operations were still running; the next start settles them");
+        tracing::warn!(
+            left,
+            "operations were still running; the next start settles them"
+        );
     } else if let Ok(Err(failure)) = serving.await {
         return Err(failure.into());
     }
@@ -85,8 +88,16 @@ fn open(config: Config, notices: mpsc::Sender<(String, Notice)>) -> anyhow::Resu
     let hierarchies = Hierarchies::probe()?;
     let records = Records::open(&config.root.join("records.redb"))?;
     let images = ImageStore::open(image_settings(&config))?;
-    let network = Network::open(NetworkSettings::from_config(&config.network, config.root.join("network")))?;
-    let monitors = Monitors::new(&monitor_path(&config)?, &hierarchies, tasks.clone(), notices)?;
+    let network = Network::open(NetworkSettings::from_config(
+        &config.network,
+        config.root.join("network"),
+    ))?;
+    let monitors = Monitors::new(
+        &monitor_path(&config)?,
+        &hierarchies,
+        tasks.clone(),
+        notices,
+    )?;
     Ok(Arc::new(Node {
         features,
         hierarchies,
@@ -135,12 +146,18 @@ fn monitor_path(config: &Config) -> anyhow::Result<PathBuf> {
         return Ok(path.clone());
     }
     let own = std::env::current_exe().context("find the daemon's own executable")?;
-    Ok(own.parent().unwrap_or(Path::new("/")).join("bulkhead-monitor"))
+    Ok(own
+        .parent()
+        .unwrap_or(Path::new("/"))
+        .join("bulkhead-monitor"))
 }
 
 fn boot_id() -> anyhow::Result<String> {
     let path = "/proc/sys/kernel/random/boot_id";
-    Ok(std::fs::read_to_string(path).context(path)?.trim().to_owned())
+    Ok(std::fs::read_to_string(path)
+        .context(path)?
+        .trim()
+        .to_owned())
 }
 
 async fn until_signal() -> anyhow::Result<()> {

@@ -66,7 +66,11 @@ fn intent(id: &str, pod: &PodRecord, config: ContainerConfig, image: &Image) -> 
         config: Stored(config),
         state: ContainerState::Creating,
         image_id: image.id.to_string(),
-        image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+        image_ref: image
+            .repo_digests
+            .first()
+            .cloned()
+            .unwrap_or_else(|| image.id.to_string()),
         created_at: now(),
         started_at: 0,
         finished_at: 0,
@@ -85,7 +89,11 @@ fn intent(id: &str, pod: &PodRecord, config: ContainerConfig, image: &Image) -> 
 
 /// Takes the container's name, or finds the container an unheard answer was about.
 fn claim(draft: &mut Draft, record: ContainerRecord) -> Result<Option<String>, Failure> {
-    if !draft.state().pod(&record.pod).is_some_and(|pod| pod.is_ready()) {
+    if !draft
+        .state()
+        .pod(&record.pod)
+        .is_some_and(|pod| pod.is_ready())
+    {
         return Err(Failure::precondition(format!(
             "create {}: the pod sandbox is not ready",
             record.key()
@@ -130,7 +138,11 @@ async fn make(
         layers,
         volumes: writable.upper.with_file_name("volumes"),
     };
-    let made = node.tasks.blocking(move || work.decide()).await.doing("build the container")??;
+    let made = node
+        .tasks
+        .blocking(move || work.decide())
+        .await
+        .doing("build the container")??;
     // Compiled now, so that a bad profile is an error of CreateContainer.
     let text = std::str::from_utf8(&made.spec).doing("encode the OCI spec")?;
     drop(seccomp_program(node, text).await?);
@@ -203,7 +215,10 @@ impl Work {
         let privileged = request.security.privileged;
         let hostname = match &self.sandbox.hostname {
             Some(name) => name.clone(),
-            None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            None => rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
         };
         let cgroup = format!("{}/{}", self.pod.cgroup, self.id);
         let seccomp_file = facts::seccomp_file(request, settings.seccomp_when_unset)?;
@@ -225,7 +240,11 @@ impl Work {
             cgroup: &cgroup,
             sources: &facts::mount_sources(&request.mounts)?,
             devices: &facts::devices(&request.devices)?,
-            node_devices: &if privileged { facts::node_devices()? } else { Vec::new() },
+            node_devices: &if privileged {
+                facts::node_devices()?
+            } else {
+                Vec::new()
+            },
             volumes_directory: &self.volumes,
             mount_table: &facts::mount_table()?,
             seccomp_file: seccomp_file.as_deref(),
@@ -246,7 +265,9 @@ impl Work {
     /// not to run it, but somebody should know (case T2).
     fn stop_signal(&self) -> Signal {
         let image = self.image.config.config().as_ref();
-        let named = image.and_then(|config| config.stop_signal().as_deref()).unwrap_or_default();
+        let named = image
+            .and_then(|config| config.stop_signal().as_deref())
+            .unwrap_or_default();
         self.request.stop_signal.unwrap_or_else(|| {
             if named.is_empty() {
                 return Signal::TERM;

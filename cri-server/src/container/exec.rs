@@ -64,16 +64,27 @@ pub async fn exec_sync(
     };
     let (out_read, out_write) = pipe_with(PipeFlags::CLOEXEC).doing("make a pipe")?;
     let (err_read, err_write) = pipe_with(PipeFlags::CLOEXEC).doing("make a pipe")?;
-    let mut guard = Guard { node, pod: &container.pod, id: exec.id.clone(), ended: false };
+    let mut guard = Guard {
+        node,
+        pod: &container.pod,
+        id: exec.id.clone(),
+        ended: false,
+    };
     let end = node.monitors.expect_exec(&guard.id);
     {
-        let descriptors: Vec<BorrowedFd<'_>> =
-            program.iter().chain([&out_write, &err_write]).map(AsFd::as_fd).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = program
+            .iter()
+            .chain([&out_write, &err_write])
+            .map(AsFd::as_fd)
+            .collect();
         let link = node.monitors.link(&container.pod)?;
         match link.ask(Request::Exec(exec), &descriptors).await {
             Ok(answer) if matches!(answer.reply, Reply::ExecStarted(_)) => {}
             Ok(answer) => {
-                return Err(Failure::internal(format!("unexpected answer {:?}", answer.reply)));
+                return Err(Failure::internal(format!(
+                    "unexpected answer {:?}",
+                    answer.reply
+                )));
             }
             Err(failure) => {
                 guard.ended = failure.class() != Class::Unavailable;
@@ -92,7 +103,11 @@ pub async fn exec_sync(
             format!("command timed out: it did not end within {limit:?} and was killed"),
         ));
     }
-    Ok(Output { stdout, stderr, exit_code: end.exit_code })
+    Ok(Output {
+        stdout,
+        stderr,
+        exit_code: end.exit_code,
+    })
 }
 
 fn running(node: &NodeHandle, id: &str) -> Result<Arc<ContainerRecord>, Failure> {
@@ -163,16 +178,21 @@ async fn read_bounded(
     let mut pipe = pipe::Receiver::from_owned_fd(from).doing("read the command's output")?;
     let mut buffer = vec![0; 32 << 10];
     loop {
-        let count = pipe.read(&mut buffer).await.doing("read the command's output")?;
+        let count = pipe
+            .read(&mut buffer)
+            .await
+            .doing("read the command's output")?;
         if count == 0 {
             return Ok(());
         }
         let mut kept = 0;
         // The closure never refuses, so this is always `Ok`.
-        drop(budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-            kept = count.min(left);
-            Some(left - kept)
-        }));
+        drop(
+            budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                kept = count.min(left);
+                Some(left - kept)
+            }),
+        );
         into.extend_from_slice(buffer.get(..kept).unwrap_or_default());
     }
 }
@@ -192,7 +212,9 @@ impl Drop for Guard<'_> {
             return;
         }
         if let Ok(link) = self.node.monitors.link(self.pod) {
-            let kill = Request::KillExec { id: std::mem::take(&mut self.id) };
+            let kill = Request::KillExec {
+                id: std::mem::take(&mut self.id),
+            };
             drop(self.node.tasks.spawn("kill exec", async move {
                 if let Err(failure) = link.ask(kill, &[]).await {
                     tracing::debug!(%failure, "an abandoned exec could not be killed");

@@ -26,7 +26,11 @@ const MAX_DEPTH: usize = 16;
 pub(super) fn node(features: &Features) -> Result<NodeFacts, Failure> {
     Ok(NodeFacts {
         kernel: features.kernel,
-        apparmor: if features.apparmor { Some(apparmor_profiles()?) } else { None },
+        apparmor: if features.apparmor {
+            Some(apparmor_profiles()?)
+        } else {
+            None
+        },
         selinux: features.selinux,
         seccomp: features.seccomp,
         last_capability: features.last_capability,
@@ -37,7 +41,11 @@ pub(super) fn node(features: &Features) -> Result<NodeFacts, Failure> {
 fn apparmor_profiles() -> Result<BTreeSet<String>, Failure> {
     let path = "/sys/kernel/security/apparmor/profiles";
     let text = std::fs::read_to_string(path).doing(format!("read {path}"))?;
-    Ok(text.lines().filter_map(|line| line.rsplit_once(" (")).map(|(name, _)| name.into()).collect())
+    Ok(text
+        .lines()
+        .filter_map(|line| line.rsplit_once(" ("))
+        .map(|(name, _)| name.into())
+        .collect())
 }
 
 /// The node's mounts.
@@ -59,7 +67,11 @@ pub(super) fn mount_sources(mounts: &[MountRequest]) -> Result<Vec<PathBuf>, Fai
             match path.canonicalize() {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                     let mut builder = std::fs::DirBuilder::new();
-                    builder.recursive(true).mode(0o755).create(path).doing(&doing)?;
+                    builder
+                        .recursive(true)
+                        .mode(0o755)
+                        .create(path)
+                        .doing(&doing)?;
                     path.canonicalize().doing(&doing)
                 }
                 other => other.doing(&doing),
@@ -75,10 +87,18 @@ pub(super) fn devices(requests: &[DeviceRequest]) -> Result<Vec<HostDevice>, Fai
         let field = format!("devices[{index}].host_path {}", request.host_path.display());
         let host = request.host_path.canonicalize().doing(&field)?;
         let before = found.len();
-        collect(&host, &request.container_path, &request.permissions, MAX_DEPTH, &mut found)
-            .map_err(|failure| failure.context(&field))?;
+        collect(
+            &host,
+            &request.container_path,
+            &request.permissions,
+            MAX_DEPTH,
+            &mut found,
+        )
+        .map_err(|failure| failure.context(&field))?;
         if found.len() == before {
-            return Err(Failure::invalid(format!("{field}: neither a device nor a directory of some")));
+            return Err(Failure::invalid(format!(
+                "{field}: neither a device nor a directory of some"
+            )));
         }
     }
     Ok(found)
@@ -87,7 +107,13 @@ pub(super) fn devices(requests: &[DeviceRequest]) -> Result<Vec<HostDevice>, Fai
 /// Every device of the node, for privileged containers.
 pub(super) fn node_devices() -> Result<Vec<HostDevice>, Failure> {
     let mut found = Vec::new();
-    collect(Path::new("/dev"), Path::new("/dev"), "rwm", MAX_DEPTH, &mut found)?;
+    collect(
+        Path::new("/dev"),
+        Path::new("/dev"),
+        "rwm",
+        MAX_DEPTH,
+        &mut found,
+    )?;
     Ok(found)
 }
 
@@ -108,7 +134,13 @@ fn collect(
     if kind.is_dir() && depth > 0 {
         for entry in std::fs::read_dir(host).doing(format!("read {}", host.display()))? {
             let name = entry.doing(format!("read {}", host.display()))?.file_name();
-            collect(&host.join(&name), &inside.join(&name), permissions, depth - 1, found)?;
+            collect(
+                &host.join(&name),
+                &inside.join(&name),
+                permissions,
+                depth - 1,
+                found,
+            )?;
         }
     } else if kind.is_block_device() || kind.is_char_device() {
         if found.len() >= MAX_DEVICES {
@@ -135,7 +167,9 @@ pub(super) fn seccomp_file(
 ) -> Result<Option<Vec<u8>>, Failure> {
     let security = &request.security;
     let choice = seccomp::choose(security.seccomp.as_ref(), security.privileged, unset);
-    let SeccompChoice::Localhost(path) = choice else { return Ok(None) };
+    let SeccompChoice::Localhost(path) = choice else {
+        return Ok(None);
+    };
     let doing = format!("seccomp profile {path}");
     let file = std::fs::File::open(&path).doing(&doing)?;
     if !file.metadata().doing(&doing)?.is_file() {
@@ -143,9 +177,13 @@ pub(super) fn seccomp_file(
     }
     let most = u64::try_from(MAX_FILE).unwrap_or(u64::MAX - 1);
     let mut content = Vec::new();
-    file.take(most + 1).read_to_end(&mut content).doing(&doing)?;
+    file.take(most + 1)
+        .read_to_end(&mut content)
+        .doing(&doing)?;
     if content.len() > MAX_FILE {
-        return Err(Failure::invalid(format!("{doing}: larger than {MAX_FILE} bytes")));
+        return Err(Failure::invalid(format!(
+            "{doing}: larger than {MAX_FILE} bytes"
+        )));
     }
     Ok(Some(content))
 }

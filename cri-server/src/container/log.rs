@@ -19,6 +19,12 @@ pub async fn reopen(node: &NodeHandle, id: &str) -> Result<(), Failure> {
             container.id
         )));
     }
-    let reopen = Request::ReopenLog { container: container.id.clone() };
-    node.monitors.link(&container.pod)?.ask(reopen, &[]).await.map(|_| ())
+    let reopen = Request::ReopenLog {
+        container: container.id.clone(),
+    };
+    node.monitors
+        .link(&container.pod)?
+        .ask(reopen, &[])
+        .await
+        .map(|_| ())
 }

@@ -21,7 +21,10 @@ pub async fn remove(node: NodeHandle, id: String) -> Result<(), Failure> {
         .records
         .edit(move |draft| {
             draft.change_container(&marked, |container| {
-                if matches!(container.state, ContainerState::Starting | ContainerState::Running) {
+                if matches!(
+                    container.state,
+                    ContainerState::Starting | ContainerState::Running
+                ) {
                     return Err(Failure::precondition(format!(
                         "remove container {}: it was started again meanwhile",
                         container.id
@@ -48,7 +51,9 @@ pub async fn remove(node: NodeHandle, id: String) -> Result<(), Failure> {
 /// The first step that failed.
 pub async fn discard(node: &NodeHandle, pod: &str, id: &str) -> Result<(), Failure> {
     if let Ok(link) = node.monitors.link(pod) {
-        let forget = Request::Remove { container: id.to_owned() };
+        let forget = Request::Remove {
+            container: id.to_owned(),
+        };
         match link.ask(forget, &[]).await {
             Ok(_) => {}
             // Unavailable: the monitor is going, and takes what it holds with it.

@@ -24,7 +24,10 @@ const NEVER_STARTED: i32 = 128;
 /// reason `StartError`.
 pub async fn start(node: NodeHandle, id: String) -> Result<(), Failure> {
     let claimed = id.clone();
-    let container = node.records.edit(move |draft| claim(draft, &claimed)).await?;
+    let container = node
+        .records
+        .edit(move |draft| claim(draft, &claimed))
+        .await?;
     match launch(&node, &container).await {
         Ok(process) => {
             node.records
@@ -92,7 +95,9 @@ async fn launch(node: &NodeHandle, container: &ContainerRecord) -> Result<Proces
     let link = node.monitors.link(&container.pod)?;
     match link.ask(Request::Start(start), &descriptors).await?.reply {
         Reply::Started(process) => Ok(process),
-        other => Err(Failure::internal(format!("unexpected answer of the monitor: {other:?}"))),
+        other => Err(Failure::internal(format!(
+            "unexpected answer of the monitor: {other:?}"
+        ))),
     }
 }
 
@@ -108,14 +113,18 @@ fn pid_target(container: &ContainerRecord) -> Option<String> {
 /// # Errors
 /// When the profile can't be compiled.
 pub async fn seccomp_program(node: &NodeHandle, spec: &str) -> Result<Option<OwnedFd>, Failure> {
-    let Some(profile) = seccomp::of_spec(spec)? else { return Ok(None) };
+    let Some(profile) = seccomp::of_spec(spec)? else {
+        return Ok(None);
+    };
     let cache = node.seccomp.clone();
     let program = node
         .tasks
         .blocking(move || cache.program(&profile))
         .await
         .doing("compile the seccomp profile")??;
-    in_memory(&program).doing("hand over the seccomp program").map(Some)
+    in_memory(&program)
+        .doing("hand over the seccomp program")
+        .map(Some)
 }
 
 /// A file without a name that holds `content`.
@@ -127,10 +136,7 @@ fn in_memory(content: &[u8]) -> std::io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-async fn rootfs(
-    node: &NodeHandle,
-    container: &ContainerRecord,
-) -> Result<RootfsSource, Failure> {
+async fn rootfs(node: &NodeHandle, container: &ContainerRecord) -> Result<RootfsSource, Failure> {
     let image = container.image_id.parse()?;
     let writable = node.images.writable(&container.id, &image).await?;
     Ok(RootfsSource {

@@ -35,7 +35,10 @@ impl Stops {
     /// Joins the stop in progress, bringing its deadline forward if `deadline` is sooner; or
     /// begins one, whose deadline is then watched by the receiver.
     fn join(&self, id: &str, deadline: Instant) -> Option<watch::Receiver<Instant>> {
-        let mut deadlines = self.deadlines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut deadlines = self
+            .deadlines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = deadlines.get(id) {
             running.send_if_modified(|current| {
                 let sooner = deadline < *current;
@@ -52,7 +55,10 @@ impl Stops {
     }
 
     fn leave(&self, id: &str) {
-        self.deadlines.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.deadlines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
     }
 }
 
@@ -120,7 +126,10 @@ async fn end(
         .await;
     let link = node.monitors.link(&container.pod)?;
     if *deadlines.borrow_and_update() > Instant::now() {
-        let signal = Request::Signal { container: id.clone(), signal: container.stop_signal.number() };
+        let signal = Request::Signal {
+            container: id.clone(),
+            signal: container.stop_signal.number(),
+        };
         match link.ask(signal, &[]).await {
             Err(failure) if failure.class() == Class::NotFound => {}
             other => drop(other?),
@@ -135,7 +144,15 @@ async fn end(
         }
     }
     tracing::debug!(container = id, "grace period over: killing");
-    match link.ask(Request::Kill { container: id.clone() }, &[]).await {
+    match link
+        .ask(
+            Request::Kill {
+                container: id.clone(),
+            },
+            &[],
+        )
+        .await
+    {
         Err(failure) if failure.class() == Class::NotFound => Ok(()),
         other => other.map(|_| ()),
     }

@@ -53,7 +53,9 @@ struct Shared {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("closed", &self.is_closed()).finish_non_exhaustive()
+        f.debug_struct("Link")
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
     }
 }
 
@@ -77,7 +79,7 @@ impl Link {
             closed: CancellationToken::new(),
         });
         let reader = shared.clone();
-        drop(tasks.spawn("monitor link", async move {
+        drop(tasks.spawn_untracked("monitor link", async move {
             let ended = reader.read_all(events).await;
             tracing::debug!(?ended, "a monitor's connection ended");
             reader.close();
@@ -90,7 +92,10 @@ impl Link {
             .map_err(|failure| failure.context(doing()))?;
         match answer.reply {
             Reply::Hello { version, pid } if version <= VERSION => Ok((link, pid)),
-            other => Err(Failure::internal(format!("{}: unexpected greeting {other:?}", doing()))),
+            other => Err(Failure::internal(format!(
+                "{}: unexpected greeting {other:?}",
+                doing()
+            ))),
         }
     }
 
@@ -107,7 +112,10 @@ impl Link {
         let bytes = frame::encode(Kind::Request, id, &request)?;
         let (sender, receiver) = oneshot::channel();
         self.shared.waiting().insert(id, sender);
-        let _forget = Forget { shared: &self.shared, id };
+        let _forget = Forget {
+            shared: &self.shared,
+            id,
+        };
         if self.is_closed() {
             return Err(lost());
         }
@@ -143,7 +151,10 @@ impl Drop for Forget<'_> {
 }
 
 fn lost() -> Failure {
-    Failure::new(Class::Unavailable, "the connection to the pod's monitor ended")
+    Failure::new(
+        Class::Unavailable,
+        "the connection to the pod's monitor ended",
+    )
 }
 
 impl Shared {
@@ -191,7 +202,10 @@ impl Shared {
                     let reply = frame.parse::<Reply>()?;
                     if let Some(waiting) = self.waiting().remove(&frame.header.id) {
                         // The caller may have gone in between.
-                        drop(waiting.send(Answer { reply, descriptors: frame.descriptors }));
+                        drop(waiting.send(Answer {
+                            reply,
+                            descriptors: frame.descriptors,
+                        }));
                     }
                 }
                 Kind::Event => {
@@ -220,7 +234,11 @@ impl Shared {
                 return Err(lost());
             }
             if let Some((header, body)) = decoder.filled(count)? {
-                return Ok(Frame { header, body, descriptors });
+                return Ok(Frame {
+                    header,
+                    body,
+                    descriptors,
+                });
             }
         }
     }

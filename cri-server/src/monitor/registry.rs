@@ -72,9 +72,16 @@ impl Monitors {
         notices: mpsc::Sender<(String, Notice)>,
     ) -> Result<Self, Failure> {
         let starter = Starter::new(MonitorImage::load(executable)?, hierarchies)?;
-        let shared =
-            Shared { starter, tasks, links: Mutex::default(), execs: Mutex::default(), notices };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Shared {
+            starter,
+            tasks,
+            links: Mutex::default(),
+            execs: Mutex::default(),
+            notices,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Starts the monitor of a new pod and connects to it.
@@ -88,11 +95,18 @@ impl Monitors {
             .tasks
             .blocking(move || {
                 let socket = start::listen(&folder)?;
-                shared.starter.start(StartOptions { pod_id, socket, log: None })
+                shared.starter.start(StartOptions {
+                    pod_id,
+                    socket,
+                    log: None,
+                })
             })
             .await
             .doing("start the pod's monitor")??;
-        let record = MonitorRecord { pid: process.pid, start_ticks: process.start_ticks };
+        let record = MonitorRecord {
+            pid: process.pid,
+            start_ticks: process.start_ticks,
+        };
         let connected = self.connect(pod, &directory).await;
         self.reap_at_its_end(process, connected.as_ref().ok().cloned());
         connected.map(|_| record)
@@ -124,8 +138,14 @@ impl Monitors {
     /// When its cgroup can't be removed.
     pub async fn clean_up(&self, pod: &str) -> Result<(), Failure> {
         let (shared, pod) = (self.shared.clone(), pod.to_owned());
-        let cleaned = self.shared.tasks.blocking(move || shared.starter.clean_up(&pod));
-        cleaned.await.doing("remove the monitor's cgroup")?.map_err(Failure::from)
+        let cleaned = self
+            .shared
+            .tasks
+            .blocking(move || shared.starter.clean_up(&pod));
+        cleaned
+            .await
+            .doing("remove the monitor's cgroup")?
+            .map_err(Failure::from)
     }
 
     /// Connects to the monitor of a pod that was there before this daemon.
@@ -138,19 +158,40 @@ impl Monitors {
         let (link, _pid) = Link::connect(&socket, &self.shared.tasks, events).await?;
         self.links().insert(pod.to_owned(), link.clone());
         let (this, pod) = (self.clone(), pod.to_owned());
-        drop(self.shared.tasks.spawn("monitor events", async move {
-            this.pass_on(pod, heard).await;
-        }));
+        drop(
+            self.shared
+                .tasks
+                .spawn_untracked("monitor events", async move {
+                    this.pass_on(pod, heard).await;
+                }),
+        );
         Ok(link)
     }
 
     async fn pass_on(&self, pod: String, mut heard: mpsc::Receiver<Event>) {
         while let Some(event) = heard.recv().await {
-            if let Event::ExecExited { id, exit_code, timed_out } = event {
-                self.exec_ended(&id, ExecEnd { exit_code, timed_out });
+            if let Event::ExecExited {
+                id,
+                exit_code,
+                timed_out,
+            } = event
+            {
+                self.exec_ended(
+                    &id,
+                    ExecEnd {
+                        exit_code,
+                        timed_out,
+                    },
+                );
                 continue;
             }
-            if self.shared.notices.send((pod.clone(), Notice::Event(event))).await.is_err() {
+            if self
+                .shared
+                .notices
+                .send((pod.clone(), Notice::Event(event)))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -165,9 +206,16 @@ impl Monitors {
     /// # Errors
     /// [`Class::Unavailable`] when there is none.
     pub fn link(&self, pod: &str) -> Result<Link, Failure> {
-        self.links().get(pod).filter(|link| !link.is_closed()).cloned().ok_or_else(|| {
-            Failure::new(Class::Unavailable, format!("the monitor of pod {pod} is not there"))
-        })
+        self.links()
+            .get(pod)
+            .filter(|link| !link.is_closed())
+            .cloned()
+            .ok_or_else(|| {
+                Failure::new(
+                    Class::Unavailable,
+                    format!("the monitor of pod {pod} is not there"),
+                )
+            })
     }
 
     /// The pod is going: the end of its connection is no news.
@@ -195,10 +243,16 @@ impl Monitors {
     }
 
     fn links(&self) -> std::sync::MutexGuard<'_, HashMap<String, Link>> {
-        self.shared.links.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .links
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn execs(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<ExecEnd>>> {
-        self.shared.execs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .execs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

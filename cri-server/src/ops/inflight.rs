@@ -37,7 +37,10 @@ where
 {
     /// No operation in flight yet; they will run as `tasks`.
     pub fn new(tasks: Tasks) -> Self {
-        Self { flights: Arc::default(), tasks }
+        Self {
+            flights: Arc::default(),
+            tasks,
+        }
     }
 
     /// Runs `work` for `key`, or waits for the equal request already running.
@@ -58,7 +61,9 @@ where
         let slot = receiver.wait_for(Option::is_some).await;
         match slot.as_deref() {
             Ok(Some(result)) => result.clone(),
-            _ => Err(Failure::internal(format!("{name}: the operation ended without a result"))),
+            _ => Err(Failure::internal(format!(
+                "{name}: the operation ended without a result"
+            ))),
         }
     }
 
@@ -79,12 +84,23 @@ where
             }
             return Err(Failure::new(
                 Class::Exists,
-                format!("{name}: {key} is being worked on with a different configuration; wait for it or use another attempt number"),
+                format!(
+                    "{name}: {key} is being worked on with a different configuration; wait for it or use another attempt number"
+                ),
             ));
         }
         let (sender, receiver) = watch::channel(None);
-        flights.insert(key.clone(), Flight { request, result: receiver.clone() });
-        let landing = Landing { flights: self.flights.clone(), key };
+        flights.insert(
+            key.clone(),
+            Flight {
+                request,
+                result: receiver.clone(),
+            },
+        );
+        let landing = Landing {
+            flights: self.flights.clone(),
+            key,
+        };
         // The task is tracked; nobody needs its handle.
         drop(self.tasks.spawn(name, async move {
             let result = work.await;
@@ -104,7 +120,10 @@ struct Landing<K: Hash + Eq, T> {
 
 impl<K: Hash + Eq, T> Drop for Landing<K, T> {
     fn drop(&mut self) {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        self.flights
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.key);
     }
 }
 
@@ -130,28 +149,51 @@ mod tests {
             let (runs, mut gate) = (runs.clone(), gate.clone());
             async move {
                 runs.fetch_add(1, Ordering::SeqCst);
-                gate.wait_for(|open| *open).await.map_err(|_| Failure::internal("gone"))?;
+                gate.wait_for(|open| *open)
+                    .await
+                    .map_err(|_| Failure::internal("gone"))?;
                 Ok(value)
             }
         };
         // The first caller gives up; its work goes on.
         let first = inflight.run("run", "k", b"x".to_vec(), work(1));
-        assert!(tokio::time::timeout(Duration::from_millis(10), first).await.is_err());
-        let other = inflight.run("run", "k", b"y".to_vec(), work(2)).await.unwrap_err();
+        assert!(
+            tokio::time::timeout(Duration::from_millis(10), first)
+                .await
+                .is_err()
+        );
+        let other = inflight
+            .run("run", "k", b"y".to_vec(), work(2))
+            .await
+            .unwrap_err();
         assert_eq!(other.class(), Class::Exists);
         let twin = inflight.run("run", "k", b"x".to_vec(), work(3));
         open.send_replace(true);
         assert_eq!(twin.await.unwrap(), 1);
         assert_eq!(runs.load(Ordering::SeqCst), 1);
         // The key is free again.
-        assert_eq!(inflight.run("run", "k", b"y".to_vec(), work(4)).await.unwrap(), 4);
+        assert_eq!(
+            inflight
+                .run("run", "k", b"y".to_vec(), work(4))
+                .await
+                .unwrap(),
+            4
+        );
     }
 
     #[tokio::test]
     async fn a_panicking_operation_frees_its_key() {
         let inflight = Inflight::<&str, u32>::new(Tasks::default());
-        let failed = inflight.run("run", "k", vec![], async { panic!("test") }).await;
+        let failed = inflight
+            .run("run", "k", vec![], async { panic!("test") })
+            .await;
         assert!(failed.is_err());
-        assert_eq!(inflight.run("run", "k", vec![], async { Ok(5) }).await.unwrap(), 5);
+        assert_eq!(
+            inflight
+                .run("run", "k", vec![], async { Ok(5) })
+                .await
+                .unwrap(),
+            5
+        );
     }
 }

@@ -48,7 +48,9 @@ impl Tasks {
         F: FnOnce() -> T + Send + 'static,
     {
         let span = Span::current();
-        self.tracker.spawn_blocking(move || span.in_scope(work)).await
+        self.tracker
+            .spawn_blocking(move || span.in_scope(work))
+            .await
     }
 
     /// Resolves when the daemon begins to stop; loops without an end of their own watch it.

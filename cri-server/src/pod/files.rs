@@ -44,7 +44,10 @@ pub fn write(directory: &Path, request: &SandboxRequest) -> Result<(), Failure> 
     std::fs::create_dir_all(&folder).doing(format!("make {}", folder.display()))?;
     let hostname = match &request.hostname {
         Some(name) => name.clone(),
-        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        None => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
     };
     write_file(&files.hostname, format!("{hostname}\n").as_bytes())?;
     write_file(&files.hosts, &copy_of(Path::new("/etc/hosts"))?)?;

@@ -21,8 +21,12 @@ pub async fn remove(node: NodeHandle, id: String) -> Result<(), Failure> {
             })
         })
         .await?;
-    let containers: Vec<String> =
-        node.records.snapshot().containers_of(&id).map(|found| found.id.clone()).collect();
+    let containers: Vec<String> = node
+        .records
+        .snapshot()
+        .containers_of(&id)
+        .map(|found| found.id.clone())
+        .collect();
     for found in containers {
         container::remove(node.clone(), found).await?;
     }

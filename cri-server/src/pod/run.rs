@@ -68,8 +68,8 @@ fn intent(
 /// Takes the pod's name, or finds the pod an unheard answer was about.
 fn claim(draft: &mut Draft, record: PodRecord) -> Result<Option<String>, Failure> {
     if let Some(existing) = draft.state().pod_by_key(&record.key()) {
-        let same = existing.config == record.config
-            && existing.runtime_handler == record.runtime_handler;
+        let same =
+            existing.config == record.config && existing.runtime_handler == record.runtime_handler;
         if same && existing.is_ready() && !existing.answered {
             return Ok(Some(existing.id.clone()));
         }
@@ -105,7 +105,9 @@ async fn make(node: &NodeHandle, id: &str, request: &SandboxRequest) -> Result<(
             move |draft| {
                 draft.change_pod(&id, |pod| {
                     if pod.state != PodState::Creating {
-                        return Err(Failure::internal("the pod's monitor ended while it was made"));
+                        return Err(Failure::internal(
+                            "the pod's monitor ended while it was made",
+                        ));
                     }
                     pod.state = PodState::Ready;
                     Ok(())
@@ -137,10 +139,16 @@ async fn create(
     id: &str,
     plan: CreatePod,
 ) -> Result<(PodPaths, Option<OwnedFd>), Failure> {
-    let answer = node.monitors.link(id)?.ask(Request::CreatePod(plan), &[]).await?;
+    let answer = node
+        .monitors
+        .link(id)?
+        .ask(Request::CreatePod(plan), &[])
+        .await?;
     match answer.reply {
         Reply::PodCreated(paths) => Ok((paths, answer.descriptors.into_iter().next())),
-        other => Err(Failure::internal(format!("unexpected answer of the monitor: {other:?}"))),
+        other => Err(Failure::internal(format!(
+            "unexpected answer of the monitor: {other:?}"
+        ))),
     }
 }
 

@@ -79,7 +79,9 @@ pub async fn lost(node: &NodeHandle, pod: &str, why: &'static str) -> Result<(),
     }
     tracing::warn!(pod, why, "a pod is no longer ready");
     let snapshot = node.records.snapshot();
-    let Some(record) = snapshot.pod(pod) else { return Ok(()) };
+    let Some(record) = snapshot.pod(pod) else {
+        return Ok(());
+    };
     if let Some(monitor) = record.monitor {
         teardown::kill_monitor(node, monitor).await?;
     }

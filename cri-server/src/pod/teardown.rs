@@ -21,7 +21,9 @@ const MONITOR_LIMIT: Duration = Duration::from_secs(20);
 /// # Errors
 /// The first step that failed; a repeat goes on from there.
 pub async fn teardown(node: &NodeHandle, id: &str) -> Result<(), Failure> {
-    let Some(pod) = node.records.snapshot().pod(id).cloned() else { return Ok(()) };
+    let Some(pod) = node.records.snapshot().pod(id).cloned() else {
+        return Ok(());
+    };
     if pod.torn_down {
         return Ok(());
     }
@@ -102,7 +104,10 @@ async fn remove_cgroup(node: &NodeHandle, pod: &PodRecord) -> Result<(), Failure
         Some(cgroup) => cgroup.kill().and_then(|()| cgroup.remove()),
         None => Ok(()),
     });
-    removed.await.doing("remove the pod's cgroup")?.map_err(Failure::from)
+    removed
+        .await
+        .doing("remove the pod's cgroup")?
+        .map_err(Failure::from)
 }
 
 /// Removes the pod's directory. What can't be removed is reported and left to the next start.

@@ -119,7 +119,11 @@ pub struct ContainerKey {
 
 impl std::fmt::Display for ContainerKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "container {} attempt {} of pod {}", self.name, self.attempt, self.pod)
+        write!(
+            f,
+            "container {} attempt {} of pod {}",
+            self.name, self.attempt, self.pod
+        )
     }
 }
 
@@ -132,7 +136,11 @@ impl ContainerRecord {
     /// The key the name is unique by.
     pub fn key(&self) -> ContainerKey {
         let metadata = self.metadata();
-        ContainerKey { pod: self.pod.clone(), name: metadata.name, attempt: metadata.attempt }
+        ContainerKey {
+            pod: self.pod.clone(),
+            name: metadata.name,
+            attempt: metadata.attempt,
+        }
     }
 
     /// Whether lists show it.

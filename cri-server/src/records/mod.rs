@@ -57,18 +57,30 @@ impl Records {
         let current = Arc::new(RwLock::new(snapshot));
         let (edits, queue) = mpsc::channel();
         let (changed, generation) = watch::channel(0);
-        let writer =
-            Writer { store: store.clone(), current: current.clone(), queue, changed };
+        let writer = Writer {
+            store: store.clone(),
+            current: current.clone(),
+            queue,
+            changed,
+        };
         std::thread::Builder::new()
             .name("records".into())
             .spawn(move || writer.run())
             .map_err(|error| Failure::internal(format!("start the records' writer: {error}")))?;
-        Ok(Self { current, edits, generation, store })
+        Ok(Self {
+            current,
+            edits,
+            generation,
+            store,
+        })
     }
 
     /// The state as of the last commit.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Changes the state: runs `edit` alone, commits durably, publishes, and returns its result.
@@ -116,13 +128,19 @@ impl Records {
     /// [`Class::NotFound`] when there is none.
     pub fn spec(&self, container: &str) -> Result<Vec<u8>, Failure> {
         self.store.spec(container)?.ok_or_else(|| {
-            Failure::new(Class::NotFound, format!("no OCI spec recorded for container {container}"))
+            Failure::new(
+                Class::NotFound,
+                format!("no OCI spec recorded for container {container}"),
+            )
         })
     }
 }
 
 fn closed() -> Failure {
-    Failure::new(Class::Unavailable, "the records are closed: the daemon is stopping")
+    Failure::new(
+        Class::Unavailable,
+        "the records are closed: the daemon is stopping",
+    )
 }
 
 /// The one thread that changes the records.
@@ -144,7 +162,11 @@ impl Writer {
     }
 
     fn commit(&self, batch: Vec<Edit>) {
-        let mut state = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut state = self
+            .current
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let mut changes: Vec<Change> = Vec::new();
         let mut notifications = Vec::with_capacity(batch.len());
         for edit in batch {
@@ -157,10 +179,15 @@ impl Writer {
             }
             notifications.push(outcome.notify);
         }
-        let committed = if changes.is_empty() { Ok(()) } else { self.store.commit(&changes) };
+        let committed = if changes.is_empty() {
+            Ok(())
+        } else {
+            self.store.commit(&changes)
+        };
         if committed.is_ok() && !changes.is_empty() {
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = state;
-            self.changed.send_modify(|generation| *generation = generation.wrapping_add(1));
+            self.changed
+                .send_modify(|generation| *generation = generation.wrapping_add(1));
         }
         for notify in notifications {
             notify(committed.clone());

@@ -85,7 +85,11 @@ pub struct PodKey {
 
 impl std::fmt::Display for PodKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "pod {}/{} attempt {} (uid {})", self.namespace, self.name, self.attempt, self.uid)
+        write!(
+            f,
+            "pod {}/{} attempt {} (uid {})",
+            self.namespace, self.name, self.attempt, self.uid
+        )
     }
 }
 

@@ -38,7 +38,9 @@ impl Snapshot {
         &'a self,
         pod: &'a str,
     ) -> impl Iterator<Item = &'a Arc<ContainerRecord>> {
-        self.containers.values().filter(move |container| container.pod == pod)
+        self.containers
+            .values()
+            .filter(move |container| container.pod == pod)
     }
 
     /// The pod with exactly this id.
@@ -58,7 +60,9 @@ impl Snapshot {
 
     /// The container that holds a name in its pod.
     pub fn container_by_key(&self, key: &ContainerKey) -> Option<&Arc<ContainerRecord>> {
-        self.containers.values().find(|container| container.key() == *key)
+        self.containers
+            .values()
+            .find(|container| container.key() == *key)
     }
 
     /// The visible pod an id or an unambiguous prefix of one names.
@@ -74,7 +78,9 @@ impl Snapshot {
     /// # Errors
     /// [`Class::NotFound`]; [`Class::Invalid`] when empty or ambiguous.
     pub fn find_container(&self, id: &str) -> Result<&Arc<ContainerRecord>, Failure> {
-        find("container", &self.containers, id, |container| container.is_visible())
+        find("container", &self.containers, id, |container| {
+            container.is_visible()
+        })
     }
 }
 
@@ -111,7 +117,10 @@ pub struct Draft {
 
 impl Draft {
     pub(super) fn new(state: Arc<Snapshot>) -> Self {
-        Self { state, changes: Vec::new() }
+        Self {
+            state,
+            changes: Vec::new(),
+        }
     }
 
     pub(super) fn finish(self) -> (Arc<Snapshot>, Vec<Change>) {
@@ -126,20 +135,25 @@ impl Draft {
     /// Adds or replaces a pod.
     pub fn put_pod(&mut self, record: PodRecord) {
         let record = Arc::new(record);
-        Arc::make_mut(&mut self.state).pods.insert(record.id.clone(), record.clone());
+        Arc::make_mut(&mut self.state)
+            .pods
+            .insert(record.id.clone(), record.clone());
         self.changes.push(Change::PutPod(record));
     }
 
     /// Adds or replaces a container.
     pub fn put_container(&mut self, record: ContainerRecord) {
         let record = Arc::new(record);
-        Arc::make_mut(&mut self.state).containers.insert(record.id.clone(), record.clone());
+        Arc::make_mut(&mut self.state)
+            .containers
+            .insert(record.id.clone(), record.clone());
         self.changes.push(Change::PutContainer(record));
     }
 
     /// Records a container's OCI spec (JSON).
     pub fn put_spec(&mut self, container: &str, spec: Vec<u8>) {
-        self.changes.push(Change::PutSpec(container.to_owned(), spec));
+        self.changes
+            .push(Change::PutSpec(container.to_owned(), spec));
     }
 
     /// Changes a pod.
@@ -151,9 +165,16 @@ impl Draft {
         id: &str,
         change: impl FnOnce(&mut PodRecord) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mut record = self.state.pod(id).map(|found| (**found).clone()).ok_or_else(|| {
-            Failure::new(Class::NotFound, format!("pod sandbox {id:?} does not exist"))
-        })?;
+        let mut record = self
+            .state
+            .pod(id)
+            .map(|found| (**found).clone())
+            .ok_or_else(|| {
+                Failure::new(
+                    Class::NotFound,
+                    format!("pod sandbox {id:?} does not exist"),
+                )
+            })?;
         let result = change(&mut record)?;
         self.put_pod(record);
         Ok(result)
@@ -168,8 +189,11 @@ impl Draft {
         id: &str,
         change: impl FnOnce(&mut ContainerRecord) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mut record =
-            self.state.container(id).map(|found| (**found).clone()).ok_or_else(|| {
+        let mut record = self
+            .state
+            .container(id)
+            .map(|found| (**found).clone())
+            .ok_or_else(|| {
                 Failure::new(Class::NotFound, format!("container {id:?} does not exist"))
             })?;
         let result = change(&mut record)?;

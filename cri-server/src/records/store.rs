@@ -58,7 +58,9 @@ impl Store {
             .doing(doing())?;
         let database = Database::create(file).doing(doing())?;
         let store = Self { database };
-        store.check_format().map_err(|failure| failure.context(doing()))?;
+        store
+            .check_format()
+            .map_err(|failure| failure.context(doing()))?;
         Ok(store)
     }
 
@@ -66,7 +68,10 @@ impl Store {
         let transaction = self.database.begin_write().doing("begin")?;
         {
             let mut meta = transaction.open_table(META).doing("open table meta")?;
-            let found = meta.get("format").doing("read format")?.map(|value| value.value());
+            let found = meta
+                .get("format")
+                .doing("read format")?
+                .map(|value| value.value());
             match found {
                 Some(format) if format > FORMAT => {
                     return Err(Failure::precondition(format!(
@@ -77,7 +82,9 @@ impl Store {
                 _ => meta.insert("format", FORMAT).doing("write format")?,
             };
             transaction.open_table(PODS).doing("open table pods")?;
-            transaction.open_table(CONTAINERS).doing("open table containers")?;
+            transaction
+                .open_table(CONTAINERS)
+                .doing("open table containers")?;
             transaction.open_table(SPECS).doing("open table specs")?;
         }
         transaction.commit().doing("commit")
@@ -93,7 +100,9 @@ impl Store {
                 snapshot.insert_pod(record);
             }
         }
-        let containers = transaction.open_table(CONTAINERS).doing("open table containers")?;
+        let containers = transaction
+            .open_table(CONTAINERS)
+            .doing("open table containers")?;
         for entry in containers.iter().doing("read containers")? {
             let (id, value) = entry.doing("read containers")?;
             if let Some(record) = read::<ContainerRecord>("container", id.value(), value.value()) {
@@ -104,19 +113,24 @@ impl Store {
     }
 
     pub(super) fn commit(&self, changes: &[Change]) -> Result<(), Failure> {
-        let mut transaction = self.database.begin_write().doing("begin a change of the records")?;
+        let mut transaction = self
+            .database
+            .begin_write()
+            .doing("begin a change of the records")?;
         // After an unclean end an ordinary open walks the whole file.
         transaction.set_quick_repair(true);
         {
             let mut pods = transaction.open_table(PODS).doing("open table pods")?;
-            let mut containers =
-                transaction.open_table(CONTAINERS).doing("open table containers")?;
+            let mut containers = transaction
+                .open_table(CONTAINERS)
+                .doing("open table containers")?;
             let mut specs = transaction.open_table(SPECS).doing("open table specs")?;
             for change in changes {
                 match change {
                     Change::PutPod(record) => {
                         let value = serde_json::to_vec(&**record).doing("encode a pod")?;
-                        pods.insert(record.id.as_str(), value.as_slice()).doing("write a pod")?;
+                        pods.insert(record.id.as_str(), value.as_slice())
+                            .doing("write a pod")?;
                     }
                     Change::PutContainer(record) => {
                         let value = serde_json::to_vec(&**record).doing("encode a container")?;
@@ -125,7 +139,9 @@ impl Store {
                             .doing("write a container")?;
                     }
                     Change::PutSpec(id, spec) => {
-                        specs.insert(id.as_str(), spec.as_slice()).doing("write a spec")?;
+                        specs
+                            .insert(id.as_str(), spec.as_slice())
+                            .doing("write a spec")?;
                     }
                     Change::RemovePod(id) => {
                         pods.remove(id.as_str()).doing("remove a pod")?;

@@ -20,7 +20,9 @@ impl<'de, M: Message + Default> Deserialize<'de> for Stored<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         let bytes = STANDARD.decode(text.as_bytes()).map_err(D::Error::custom)?;
-        M::decode(bytes.as_slice()).map(Stored).map_err(D::Error::custom)
+        M::decode(bytes.as_slice())
+            .map(Stored)
+            .map_err(D::Error::custom)
     }
 }
 

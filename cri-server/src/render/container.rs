@@ -41,7 +41,10 @@ pub fn item(container: &ContainerRecord) -> Container {
 /// The container in detail. `image_name` is a tag of its image, if it still has one.
 pub fn status(container: &ContainerRecord, image_name: Option<&str>) -> ContainerStatus {
     let asked = container.config.image.clone().unwrap_or_default();
-    let image = ImageSpec { image: image_name.map_or(asked.image.clone(), str::to_owned), ..asked };
+    let image = ImageSpec {
+        image: image_name.map_or(asked.image.clone(), str::to_owned),
+        ..asked
+    };
     ContainerStatus {
         id: container.id.clone(),
         metadata: container.config.metadata.clone(),
@@ -52,7 +55,10 @@ pub fn status(container: &ContainerRecord, image_name: Option<&str>) -> Containe
         exit_code: container.exit_code,
         image: Some(image),
         image_ref: container.image_ref.clone(),
-        reason: container.reason.map(|reason| reason.as_str().to_owned()).unwrap_or_default(),
+        reason: container
+            .reason
+            .map(|reason| reason.as_str().to_owned())
+            .unwrap_or_default(),
         message: container.message.clone(),
         labels: container.config.labels.clone(),
         annotations: container.config.annotations.clone(),
@@ -63,21 +69,35 @@ pub fn status(container: &ContainerRecord, image_name: Option<&str>) -> Containe
             windows: None,
         }),
         image_id: container.image_id.clone(),
-        user: Some(ContainerUser { linux: Some(user(container)) }),
+        user: Some(ContainerUser {
+            linux: Some(user(container)),
+        }),
         stop_signal: container.stop_signal.to_cri().into(),
     }
 }
 
 fn log_path(container: &ContainerRecord) -> String {
-    container.log_path.as_ref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
+    container
+        .log_path
+        .as_ref()
+        .map(|path| path.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 fn user(container: &ContainerRecord) -> LinuxContainerUser {
     let identity = &container.identity;
-    let mut groups: Vec<i64> = identity.groups.iter().map(|group| i64::from(*group)).collect();
+    let mut groups: Vec<i64> = identity
+        .groups
+        .iter()
+        .map(|group| i64::from(*group))
+        .collect();
     let gid = i64::from(identity.gid);
     if !groups.contains(&gid) {
         groups.insert(0, gid);
     }
-    LinuxContainerUser { uid: i64::from(identity.uid), gid, supplemental_groups: groups }
+    LinuxContainerUser {
+        uid: i64::from(identity.uid),
+        gid,
+        supplemental_groups: groups,
+    }
 }

@@ -28,7 +28,9 @@ pub fn item(image: &Image) -> CriImage {
 
 fn configured_user(image: &Image) -> &str {
     let config = image.config.config().as_ref();
-    config.and_then(|config| config.user().as_deref()).unwrap_or_default()
+    config
+        .and_then(|config| config.user().as_deref())
+        .unwrap_or_default()
 }
 
 /// The user part of an image's `User`: a number, a name, or neither. The kubelet judges
@@ -63,8 +65,12 @@ pub fn usage(info: &FsInfo) -> FilesystemUsage {
         fs_id: Some(FilesystemIdentifier {
             mountpoint: info.mountpoint.to_string_lossy().into_owned(),
         }),
-        used_bytes: Some(UInt64Value { value: info.used_bytes }),
-        inodes_used: Some(UInt64Value { value: info.inodes_used }),
+        used_bytes: Some(UInt64Value {
+            value: info.used_bytes,
+        }),
+        inodes_used: Some(UInt64Value {
+            value: info.inodes_used,
+        }),
     }
 }
 

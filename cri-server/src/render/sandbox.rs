@@ -39,7 +39,9 @@ pub fn status(pod: &PodRecord) -> PodSandboxStatus {
         created_at: pod.created_at,
         network: Some(network(pod)),
         linux: Some(LinuxPodSandboxStatus {
-            namespaces: Some(Namespace { options: Some(namespace_options(pod)) }),
+            namespaces: Some(Namespace {
+                options: Some(namespace_options(pod)),
+            }),
         }),
         labels: pod.config.labels.clone(),
         annotations: pod.config.annotations.clone(),
@@ -65,9 +67,17 @@ fn namespace_options(pod: &PodRecord) -> NamespaceOption {
 /// The first IPv4 address is the pod's, the others follow in order; none after the teardown.
 fn network(pod: &PodRecord) -> PodSandboxNetworkStatus {
     let attached = pod.network.as_ref().filter(|_| pod.is_ready());
-    let Some(attached) = attached else { return PodSandboxNetworkStatus::default() };
+    let Some(attached) = attached else {
+        return PodSandboxNetworkStatus::default();
+    };
     PodSandboxNetworkStatus {
-        ip: attached.primary().map(|ip| ip.to_string()).unwrap_or_default(),
-        additional_ips: attached.additional().map(|ip| PodIp { ip: ip.to_string() }).collect(),
+        ip: attached
+            .primary()
+            .map(|ip| ip.to_string())
+            .unwrap_or_default(),
+        additional_ips: attached
+            .additional()
+            .map(|ip| PodIp { ip: ip.to_string() })
+            .collect(),
     }
 }

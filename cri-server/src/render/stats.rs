@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use bulkhead_proto::runtime::v1::{
-    ContainerAttributes, ContainerStats, CpuUsage, FilesystemIdentifier, FilesystemUsage, MemoryUsage, SwapUsage,
-    UInt64Value,
+    ContainerAttributes, ContainerStats, CpuUsage, FilesystemIdentifier, FilesystemUsage,
+    MemoryUsage, SwapUsage, UInt64Value,
 };
 
 use crate::image::Usage as LayerUsage;
@@ -36,7 +36,11 @@ pub fn container(
 pub fn writable_layer(mountpoint: &Path, usage: LayerUsage, now: i64) -> FilesystemUsage {
     FilesystemUsage {
         // Measured in the background; before the first time it is empty as of now.
-        timestamp: if usage.timestamp_ns > 0 { usage.timestamp_ns } else { now },
+        timestamp: if usage.timestamp_ns > 0 {
+            usage.timestamp_ns
+        } else {
+            now
+        },
         fs_id: Some(FilesystemIdentifier {
             mountpoint: mountpoint.to_string_lossy().into_owned(),
         }),
@@ -66,7 +70,9 @@ fn memory(usage: &Usage) -> MemoryUsage {
         timestamp: usage.timestamp,
         working_set_bytes: value(working_set),
         available_bytes: value(
-            stats.memory_limit.map_or(0, |limit| limit.saturating_sub(working_set)),
+            stats
+                .memory_limit
+                .map_or(0, |limit| limit.saturating_sub(working_set)),
         ),
         usage_bytes: value(stats.memory_usage),
         rss_bytes: value(stats.rss),
@@ -81,7 +87,9 @@ fn swap(usage: &Usage) -> SwapUsage {
     SwapUsage {
         timestamp: usage.timestamp,
         swap_available_bytes: value(
-            stats.swap_limit.map_or(0, |limit| limit.saturating_sub(stats.swap_usage)),
+            stats
+                .swap_limit
+                .map_or(0, |limit| limit.saturating_sub(stats.swap_usage)),
         ),
         swap_usage_bytes: value(stats.swap_usage),
     }

@@ -3,8 +3,8 @@
 use bulkhead_proto::runtime::v1::image_service_server::ImageService;
 use bulkhead_proto::runtime::v1::{
     ImageFsInfoRequest, ImageFsInfoResponse, ImageStatusRequest, ImageStatusResponse,
-    ListImagesRequest, ListImagesResponse, PullImageRequest, PullImageResponse,
-    RemoveImageRequest, RemoveImageResponse, StreamImagesRequest, StreamImagesResponse,
+    ListImagesRequest, ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest,
+    RemoveImageResponse, StreamImagesRequest, StreamImagesResponse,
 };
 use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
@@ -28,7 +28,10 @@ impl ImageService for Service {
                 Some(name) => self.node.images.find(name)?.into_iter().collect(),
             };
             let images = images.iter().map(|image| render::item(image)).collect();
-            fits(ListImagesResponse { images }, self.node.config.limits.message_bytes)
+            fits(
+                ListImagesResponse { images },
+                self.node.config.limits.message_bytes,
+            )
         })
         .await
     }
@@ -52,10 +55,14 @@ impl ImageService for Service {
             let Some(image) = self.node.images.find(&name)? else {
                 return Ok(ImageStatusResponse::default());
             };
-            let mut response =
-                ImageStatusResponse { image: Some(render::item(&image)), ..Default::default() };
+            let mut response = ImageStatusResponse {
+                image: Some(render::item(&image)),
+                ..Default::default()
+            };
             if request.verbose {
-                response.info.insert("info".to_owned(), render::info(&image)?);
+                response
+                    .info
+                    .insert("info".to_owned(), render::info(&image)?);
             }
             Ok(response)
         })
@@ -70,7 +77,9 @@ impl ImageService for Service {
             let request = parse::pull(request.into_inner(), &self.node.config.handlers)?;
             // Dropped with the handler when the client cancels: that ends the work.
             let image = self.node.images.pull(request).await?;
-            Ok(PullImageResponse { image_ref: image.id.to_string() })
+            Ok(PullImageResponse {
+                image_ref: image.id.to_string(),
+            })
         })
         .await
     }
@@ -83,7 +92,11 @@ impl ImageService for Service {
             let name = parse::name(request.into_inner().image)?;
             let images = self.node.images.clone();
             let removal = async move { images.remove(&name).await };
-            self.node.tasks.spawn("remove image", removal).await.doing("remove the image")??;
+            self.node
+                .tasks
+                .spawn("remove image", removal)
+                .await
+                .doing("remove the image")??;
             Ok(RemoveImageResponse {})
         })
         .await

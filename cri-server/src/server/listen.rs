@@ -33,23 +33,27 @@ pub struct SocketFile {
 pub fn open(file: &SocketFile) -> Result<UnixListener, Failure> {
     let listen_pid = std::env::var("LISTEN_PID").ok();
     let listen_fds = std::env::var("LISTEN_FDS").ok();
-    let listener = if inherits(std::process::id(), listen_pid.as_deref(), listen_fds.as_deref())? {
+    let listener = if inherits(
+        std::process::id(),
+        listen_pid.as_deref(),
+        listen_fds.as_deref(),
+    )? {
         tracing::info!("serving the socket inherited from the service manager");
         adopt()?
     } else {
         create(file)?
     };
-    listener.set_nonblocking(true).doing("make the socket non-blocking")?;
+    listener
+        .set_nonblocking(true)
+        .doing("make the socket non-blocking")?;
     Ok(listener)
 }
 
 /// Whether the service manager passed exactly one socket to this process.
-fn inherits(
-    pid: u32,
-    listen_pid: Option<&str>,
-    listen_fds: Option<&str>,
-) -> Result<bool, Failure> {
-    let (Some(for_pid), Some(count)) = (listen_pid, listen_fds) else { return Ok(false) };
+fn inherits(pid: u32, listen_pid: Option<&str>, listen_fds: Option<&str>) -> Result<bool, Failure> {
+    let (Some(for_pid), Some(count)) = (listen_pid, listen_fds) else {
+        return Ok(false);
+    };
     if for_pid.parse() != Ok(pid) {
         return Ok(false);
     }
@@ -84,7 +88,9 @@ fn remove_stale(path: &Path) -> Result<(), Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Failure::internal(error.to_string())),
         Ok(found) if !found.file_type().is_socket() => {
-            return Err(Failure::precondition("the path exists and is not a socket; remove it"));
+            return Err(Failure::precondition(
+                "the path exists and is not a socket; remove it",
+            ));
         }
         Ok(_) => {}
     }

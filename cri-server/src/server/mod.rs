@@ -66,7 +66,9 @@ fn fits<M: prost::Message>(message: M, limit: usize) -> Result<M, Failure> {
     if length > limit {
         return Err(Failure::new(
             Class::Exhausted,
-            format!("the answer has {length} bytes, more than the {limit} clients accept; ask with a filter"),
+            format!(
+                "the answer has {length} bytes, more than the {limit} clients accept; ask with a filter"
+            ),
         ));
     }
     Ok(message)

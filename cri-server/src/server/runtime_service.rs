@@ -55,7 +55,10 @@ impl Service {
     where
         F: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        self.node.endings.run(verb, format!("{verb} {id}"), Vec::new(), work).await
+        self.node
+            .endings
+            .run(verb, format!("{verb} {id}"), Vec::new(), work)
+            .await
     }
 
     async fn run_pod(&self, request: RunPodSandboxRequest) -> Result<String, Failure> {
@@ -79,7 +82,14 @@ impl Service {
     }
 
     fn check_handler(&self, handler: &str) -> Result<(), Failure> {
-        if handler.is_empty() || self.node.config.handlers.iter().any(|known| known == handler) {
+        if handler.is_empty()
+            || self
+                .node
+                .config
+                .handlers
+                .iter()
+                .any(|known| known == handler)
+        {
             return Ok(());
         }
         Err(Failure::invalid(format!(
@@ -93,10 +103,17 @@ impl Service {
         let pod = self.pod_id(&request.pod_sandbox_id)?;
         let config = request.config.unwrap_or_default();
         let metadata = config.metadata.clone().unwrap_or_default();
-        let key =
-            ContainerKey { pod: pod.clone(), name: metadata.name, attempt: metadata.attempt };
+        let key = ContainerKey {
+            pod: pod.clone(),
+            name: metadata.name,
+            attempt: metadata.attempt,
+        };
         let work = container::create::create(self.node.clone(), pod, config);
-        let id = self.node.creations.run("CreateContainer", key, wire, work).await?;
+        let id = self
+            .node
+            .creations
+            .run("CreateContainer", key, wire, work)
+            .await?;
         observe::container(&id);
         let answered = id.clone();
         let heard = self.node.records.edit(move |draft| {
@@ -330,7 +347,9 @@ impl RuntimeService for Service {
             };
             if request.verbose {
                 let spec = self.node.records.spec(&container.id)?;
-                response.info.insert("info".to_owned(), info::container(container, &spec));
+                response
+                    .info
+                    .insert("info".to_owned(), info::container(container, &spec));
             }
             fits(response, self.limit())
         })
@@ -462,7 +481,10 @@ impl RuntimeService for Service {
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answered<StatusResponse> {
-        rpc("Status", async { Ok(info::status(&self.node, request.into_inner().verbose).await) }).await
+        rpc("Status", async {
+            Ok(info::status(&self.node, request.into_inner().verbose).await)
+        })
+        .await
     }
 
     async fn checkpoint_container(
@@ -576,7 +598,11 @@ impl Service {
         container: &crate::records::ContainerRecord,
         usage: Option<&stats::Usage>,
     ) -> bulkhead_proto::runtime::v1::ContainerStats {
-        let writable = self.node.images.writable_usage(&container.id).unwrap_or_default();
+        let writable = self
+            .node
+            .images
+            .writable_usage(&container.id)
+            .unwrap_or_default();
         let mountpoint = self.node.images.fs_info().mountpoint;
         let layer = render::stats::writable_layer(&mountpoint, writable, now());
         render::stats::container(container, usage, Some(layer))
