@@ -8,7 +8,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::hierarchy::{Hierarchies, Hierarchy, subgroups};
+use super::hierarchy::Hierarchies;
+use super::tree::{Hierarchy, subgroups};
 use super::{Cgroup, Part, file};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::plan::cgroup::Controller;

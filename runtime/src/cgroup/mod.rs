@@ -24,6 +24,7 @@ mod hierarchy;
 mod mounts;
 mod path;
 mod stats;
+mod tree;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
