@@ -51,6 +51,8 @@ pub struct Features {
     pub sys_resource: bool,
     /// The highest capability number the kernel knows.
     pub last_capability: u32,
+    /// The capabilities the caller holds, a mask as in `/proc/<pid>/status`. It can't give others.
+    pub held_capabilities: u64,
     /// Where control group hierarchies are mounted, for containers that see their own part of them.
     pub cgroup_mounts: Vec<CgroupMount>,
 }
@@ -96,6 +98,7 @@ impl Features {
             seccomp: std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
             sys_resource: effective & sys::caps::SYS_RESOURCE != 0,
             last_capability: last.trim().parse().unwrap_or(40),
+            held_capabilities: effective,
             cgroup_mounts: cgroup_mounts(&mounts),
         })
     }

@@ -34,6 +34,7 @@ pub(super) fn node(features: &Features) -> Result<NodeFacts, Failure> {
         selinux: features.selinux,
         seccomp: features.seccomp,
         last_capability: features.last_capability,
+        held_capabilities: features.held_capabilities,
     })
 }
 

@@ -39,12 +39,19 @@ impl CapabilitySet {
     /// None.
     pub const EMPTY: Self = Self(0);
 
-    /// All those the running kernel knows, which has `last` as its highest number.
-    pub fn all(last: u32) -> Self {
+    /// All those the running kernel knows, which has `last` as its highest number, and the daemon
+    /// holds: it can't give what it hasn't (a nested node may lack CAP_SYS_RESOURCE).
+    pub fn all(last: u32, held: Self) -> Self {
         caps::all()
             .into_iter()
             .filter(|capability| u32::from(capability.index()) <= last)
+            .filter(|capability| held.contains(*capability))
             .collect()
+    }
+
+    /// Those of a mask as in `/proc/<pid>/status`.
+    pub fn from_mask(mask: u64) -> Self {
+        Self(mask)
     }
 
     /// A default set.
@@ -131,11 +138,17 @@ pub fn decide(
     privileged: bool,
     default: CapabilitySet,
     last: u32,
+    held: CapabilitySet,
 ) -> Result<Sets, Failure> {
-    let add = Named::read("add_capabilities", &changes.add, last)?;
-    let drop = Named::read("drop_capabilities", &changes.drop, last)?;
-    let ambient = Named::read("add_ambient_capabilities", &changes.add_ambient, last)?;
-    let all = CapabilitySet::all(last);
+    let add = Named::read("add_capabilities", &changes.add, last, held)?;
+    let drop = Named::read(
+        "drop_capabilities",
+        &changes.drop,
+        last,
+        CapabilitySet::from_mask(u64::MAX),
+    )?;
+    let ambient = Named::read("add_ambient_capabilities", &changes.add_ambient, last, held)?;
+    let all = CapabilitySet::all(last, held);
     if privileged {
         let ambient = if ambient.all { all } else { ambient.set };
         return Ok(Sets { base: all, ambient });
@@ -158,7 +171,7 @@ struct Named {
 }
 
 impl Named {
-    fn read(list: &str, names: &[String], last: u32) -> Result<Self, Failure> {
+    fn read(list: &str, names: &[String], last: u32, held: CapabilitySet) -> Result<Self, Failure> {
         let mut named = Self {
             all: false,
             set: CapabilitySet::EMPTY,
@@ -180,6 +193,11 @@ impl Named {
             if u32::from(capability.index()) > last {
                 return Err(fault("is newer than this node's kernel"));
             }
+            if !held.contains(capability) {
+                return Err(fault(
+                    "can't be given: the daemon itself doesn't hold it on this node",
+                ));
+            }
             named.set = named.set.union([capability].into_iter().collect());
         }
         Ok(named)
@@ -192,6 +210,9 @@ mod tests {
 
     /// Highest number on a current kernel: CAP_CHECKPOINT_RESTORE.
     const LAST: u32 = 40;
+
+    /// A daemon that lacks nothing.
+    const HELD: CapabilitySet = CapabilitySet(u64::MAX);
 
     fn names(set: CapabilitySet) -> Vec<String> {
         let mut names: Vec<_> = caps::all()
@@ -250,7 +271,7 @@ mod tests {
                 "KILL",
             ),
         ] {
-            let sets = decide(&changes(add, drop, ambient), false, default, LAST).unwrap();
+            let sets = decide(&changes(add, drop, ambient), false, default, LAST, HELD).unwrap();
             assert_eq!(names(sets.base).join(" "), expected, "{add:?} {drop:?}");
             assert_eq!(names(sets.ambient).join(" "), expected_ambient);
             let oci = sets.to_oci();
@@ -265,19 +286,43 @@ mod tests {
             false,
             default,
             LAST,
+            HELD,
         )
         .unwrap();
         assert_eq!(names(all.base).len(), 40);
-        let none = decide(&changes(&[], &[], &[]), false, default, LAST).unwrap();
+        let none = decide(&changes(&[], &[], &[]), false, default, LAST, HELD).unwrap();
         assert_eq!(none.base, default);
         assert_eq!(none.ambient, CapabilitySet::EMPTY);
     }
 
     #[test]
     fn a_privileged_container_has_all_the_kernel_knows() {
-        let sets = decide(&changes(&[], &["ALL"], &[]), true, CapabilitySet::EMPTY, 37).unwrap();
+        let sets = decide(
+            &changes(&[], &["ALL"], &[]),
+            true,
+            CapabilitySet::EMPTY,
+            37,
+            HELD,
+        )
+        .unwrap();
         assert_eq!(names(sets.base).len(), 38);
         assert_eq!(sets.ambient, CapabilitySet::EMPTY);
+    }
+
+    #[test]
+    fn what_the_daemon_lacks_is_left_out_of_all_and_refused_by_name() {
+        let held = HELD.minus([Capability::CAP_SYS_RESOURCE].into_iter().collect());
+        for (add, privileged) in [(&["ALL"][..], false), (&[][..], true)] {
+            let changes = changes(add, &[], &[]);
+            let sets = decide(&changes, privileged, CapabilitySet::EMPTY, LAST, held).unwrap();
+            assert!(!sets.base.contains(Capability::CAP_SYS_RESOURCE));
+            assert_eq!(names(sets.base).len(), 40);
+        }
+        let asked = changes(&["SYS_RESOURCE"], &[], &[]);
+        let refused = decide(&asked, false, CapabilitySet::EMPTY, LAST, held).unwrap_err();
+        assert!(refused.message().contains("doesn't hold it"), "{refused}");
+        let dropped = changes(&[], &["SYS_RESOURCE"], &[]);
+        assert!(decide(&dropped, false, CapabilitySet::EMPTY, LAST, held).is_ok());
     }
 
     #[test]
@@ -293,6 +338,7 @@ mod tests {
                 false,
                 CapabilitySet::EMPTY,
                 last,
+                HELD,
             );
             let failure = failure.unwrap_err();
             assert!(

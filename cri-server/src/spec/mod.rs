@@ -29,4 +29,6 @@ pub struct NodeFacts {
     pub seccomp: bool,
     /// The highest capability number the kernel knows.
     pub last_capability: u32,
+    /// The capabilities the daemon holds, as a mask; it can't give others.
+    pub held_capabilities: u64,
 }

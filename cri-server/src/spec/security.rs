@@ -52,6 +52,7 @@ pub fn decide(
         security.privileged,
         CapabilitySet::default_of(settings.capabilities),
         node.last_capability,
+        CapabilitySet::from_mask(node.held_capabilities),
     )?;
     let apparmor = apparmor::decide(
         security.apparmor.as_ref(),

@@ -12,6 +12,7 @@ pub(crate) fn features() -> Features {
         seccomp: true,
         sys_resource: true,
         last_capability: 40,
+        held_capabilities: u64::MAX,
         cgroup_mounts: Vec::new(),
     }
 }

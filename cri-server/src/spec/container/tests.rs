@@ -154,6 +154,7 @@ impl Case {
                 selinux: false,
                 seccomp: true,
                 last_capability: 40,
+                held_capabilities: u64::MAX,
             },
             placement: &V2,
             settings: Settings {
