@@ -1,6 +1,6 @@
 //! The pod's images, with a progress bar per layer while the daemon fetches them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,7 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::plan::{Plan, PullPolicy};
 use crate::cli::client::{Asking as _, Client};
 use crate::cli::terminal::safe;
-use crate::image::PullProgress;
+use crate::image::{PullProgress, Reference};
 
 /// How often the bars move.
 const PERIOD: Duration = Duration::from_millis(150);
@@ -29,13 +29,18 @@ pub(super) async fn all(client: &Client, plan: &Plan) -> anyhow::Result<Images> 
             *policy = container.pull;
         }
     }
+    // As the daemon spells them in what it says about its pulls.
+    let references: BTreeSet<String> = wanted
+        .keys()
+        .filter_map(|name| Some(Reference::parse(name).ok()?.to_string()))
+        .collect();
     let bars = MultiProgress::new();
     let pulls = wanted
         .into_iter()
         .map(|(image, policy)| one(client.clone(), image, policy, &bars));
     let images = tokio::select! {
         images = try_join_all(pulls) => images,
-        never = watch(client.clone(), &bars) => match never {},
+        never = watch(client.clone(), &references, &bars) => match never {},
     };
     bars.clear().context("clear the progress bars")?;
     Ok(images?.into_iter().collect())
@@ -99,8 +104,13 @@ async fn status(client: &mut Client, name: &str) -> anyhow::Result<Option<v1::Im
     Ok(answer.asking(|| format!("ask for image {name}"))?.image)
 }
 
-/// Shows the layers of the pulls that run. Ends only by being dropped.
-async fn watch(mut client: Client, bars: &MultiProgress) -> std::convert::Infallible {
+/// Shows the layers of the pod's images while they are pulled, by whomever. Ends only by being
+/// dropped.
+async fn watch(
+    mut client: Client,
+    references: &BTreeSet<String>,
+    bars: &MultiProgress,
+) -> std::convert::Infallible {
     let mut layers: BTreeMap<String, ProgressBar> = BTreeMap::new();
     let mut ticks = tokio::time::interval(PERIOD);
     loop {
@@ -112,7 +122,10 @@ async fn watch(mut client: Client, bars: &MultiProgress) -> std::convert::Infall
         };
         let text = answer.into_inner().info.remove("pulls").unwrap_or_default();
         let pulls: Vec<PullProgress> = serde_json::from_str(&text).unwrap_or_default();
-        for layer in pulls.into_iter().flat_map(|pull| pull.layers) {
+        let ours = pulls
+            .into_iter()
+            .filter(|pull| references.contains(&pull.reference));
+        for layer in ours.flat_map(|pull| pull.layers) {
             let bar = layers.entry(layer.digest).or_insert_with_key(|digest| {
                 let bar = bars.add(ProgressBar::new(layer.total));
                 bar.set_style(style("  {prefix} {bar:32} {bytes:>10} / {total_bytes}"));
