@@ -135,6 +135,9 @@ fn make_directories(config: &Config) -> anyhow::Result<()> {
 fn image_settings(config: &Config) -> ImageSettings {
     let mut settings = ImageSettings::new(config.root.join("images"));
     settings.certs_d = config.images.certs_d.clone();
+    settings.token_hosts = config.images.token_hosts.clone();
+    settings.limits.bytes = config.images.max_layer_bytes;
+    settings.limits.entries = config.images.max_layer_entries;
     settings.concurrent_layers = config.images.concurrent_layers;
     settings.no_progress = Duration::from_secs(config.images.progress_timeout_seconds);
     settings

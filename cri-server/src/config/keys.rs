@@ -77,6 +77,10 @@ pub(super) const KEYS: &[Key] = &[
         "Directories with a hosts.toml per registry; the first that has one is used.",
     ),
     key(
+        "images.token-hosts",
+        "Hosts that may be given a registry's credentials for a token, beside the registry itself.",
+    ),
+    key(
         "images.max-layer-bytes",
         "Most bytes one layer may unpack to.",
     ),
@@ -86,7 +90,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     key(
         "images.concurrent-layers",
-        "Layers fetched at once per pull.",
+        "Layers fetched and unpacked at once, over all pulls.",
     ),
     key(
         "images.progress-timeout-seconds",

@@ -228,6 +228,7 @@ impl From<Cidr> for String {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Images {
     pub certs_d: Vec<PathBuf>,
+    pub token_hosts: Vec<String>,
     pub max_layer_bytes: u64,
     pub max_layer_entries: u64,
     pub concurrent_layers: usize,
@@ -241,7 +242,8 @@ impl Default for Images {
                 PathBuf::from("/etc/bulkhead/certs.d"),
                 PathBuf::from("/etc/containerd/certs.d"),
             ],
-            max_layer_bytes: 32 << 30,
+            token_hosts: Vec::new(),
+            max_layer_bytes: 64 << 30,
             max_layer_entries: 2_000_000,
             concurrent_layers: 4,
             progress_timeout_seconds: 300,
