@@ -113,9 +113,7 @@ impl Drop for Containerd {
         for pid in processes_of(&self.root) {
             rustix::process::kill_process(pid, Signal::KILL).ok();
         }
-        for point in mounts_below(&self.root) {
-            rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH).ok();
-        }
+        node::unmount_below(&self.root).ok();
         Command::new("ip")
             .args(["link", "delete", BRIDGE])
             .stderr(Stdio::null())
@@ -139,17 +137,6 @@ fn processes_of(root: &Path) -> Vec<Pid> {
         .filter(|pid| u32::try_from(*pid).is_ok_and(|pid| pid != std::process::id()))
         .filter_map(Pid::from_raw)
         .collect()
-}
-
-fn mounts_below(root: &Path) -> Vec<PathBuf> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = text
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(PathBuf::from);
-    let mut points: Vec<PathBuf> = points.filter(|point| point.starts_with(root)).collect();
-    points.reverse();
-    points
 }
 
 fn configuration(root: &Path, programs: &Path) -> String {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bulkhead_conformance::node::pods::container;
-use bulkhead_conformance::node::{Log, Options, signal};
+use bulkhead_conformance::node::{Log, Options, signal, unmount_below};
 use bulkhead_conformance::rig::{Pod, Rig};
 use bulkhead_proto::runtime::v1 as cri;
 use rustix::process::Signal;
@@ -193,17 +193,6 @@ async fn n2_pods_can_be_torn_down_after_a_reboot() -> Result<()> {
         .ip;
     assert!(!address.is_empty() && !second.is_empty());
     rig.finish().await
-}
-
-fn unmount_below(folder: &Path) -> Result<()> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
-    for line in text.lines().rev() {
-        let point = Path::new(line.split(' ').nth(4).unwrap_or_default());
-        if point.starts_with(folder) {
-            rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH)?;
-        }
-    }
-    Ok(())
 }
 
 #[tokio::test]

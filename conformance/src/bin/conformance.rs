@@ -177,32 +177,23 @@ async fn run_critest(
 ) -> Result<ExitCode> {
     let registry = Registry::start()?;
     registry.add_layout(layout::read(&layout::ensure(&node::target())?)?);
-    let result = if let Some(socket) = subject.socket {
-        critest::run(&Run {
-            socket,
-            groups,
-            only,
-            report,
-        })?
+    let mut own = None;
+    let mut peer = None;
+    let socket = if let Some(socket) = subject.socket {
+        socket
     } else if let Some(programs) = subject.peer {
-        let peer = Containerd::start(&programs, &registry, HOSTS).await?;
-        critest::run(&Run {
-            socket: peer.socket(),
-            groups,
-            only,
-            report,
-        })?
+        peer.insert(Containerd::start(&programs, &registry, HOSTS).await?)
+            .socket()
     } else {
-        let node = Node::start(&registry, HOSTS).await?;
-        let result = critest::run(&Run {
-            socket: node.socket(),
-            groups,
-            only,
-            report,
-        })?;
-        node.finish().await?;
-        result
+        own.insert(Node::start(&registry, HOSTS).await?).socket()
     };
+    let result = critest::run(&Run {
+        socket,
+        groups,
+        only,
+        report,
+    })?;
+    drop(peer);
     for spec in &result.specs {
         if let critest::report::Outcome::Failed(why) = &spec.outcome {
             println!("FAILED {}: {why}", spec.name);
@@ -214,6 +205,9 @@ async fn run_critest(
     let (passed, failed, skipped) = result.counts();
     println!("critest, seed {}:", result.seed);
     println!("{passed} passed, {failed} failed, {skipped} skipped");
+    if let Some(node) = own {
+        node.finish().await?;
+    }
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {

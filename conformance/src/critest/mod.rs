@@ -101,12 +101,18 @@ pub fn run(run: &Run) -> Result<Report> {
     if let Some(focus) = focus {
         command.args(["--ginkgo.focus", &focus]);
     }
+    let temporary = folder.join(format!("tmp-{}", std::process::id()));
+    fs::create_dir_all(&temporary)?;
     let status = command
+        .env("TMPDIR", std::path::absolute(&temporary)?)
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output)
         .status()
         .with_context(|| format!("start {}", critest_path().display()))?;
+    // What specs that failed midway have mounted is the suite's, not the runtime's.
+    node::unmount_below(&std::path::absolute(&temporary)?)?;
+    fs::remove_dir_all(&temporary)?;
     let bytes = fs::read(&report).with_context(|| {
         format!(
             "critest ended with {status} and without a report; see {}",

@@ -144,12 +144,14 @@ fn spec(report: SpecReport) -> Spec {
     }
 }
 
+/// The first line, and the runtime's own words where the suite quotes them.
 fn first_line(text: &str) -> String {
-    text.lines()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or_default()
-        .trim()
-        .to_owned()
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    match lines.find_map(|line| line.strip_prefix("rpc error: ")) {
+        Some(words) => format!("{first}: {words}"),
+        None => first.to_owned(),
+    }
 }
 
 fn cell(text: &str) -> String {

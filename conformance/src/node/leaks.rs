@@ -124,6 +124,21 @@ impl Snapshot {
     }
 }
 
+/// Unmounts everything at and below a folder, the newest first.
+pub fn unmount_below(folder: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("read mountinfo")?;
+    let points = mounts
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(Path::new);
+    let below: Vec<&Path> = points.filter(|point| point.starts_with(folder)).collect();
+    for point in below.into_iter().rev() {
+        rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH)
+            .with_context(|| format!("unmount {}", point.display()))?;
+    }
+    Ok(())
+}
+
 fn kept(line: &str) -> bool {
     KEPT.iter().any(|keep| match keep.strip_suffix('*') {
         Some(prefix) => line.starts_with(prefix),

@@ -25,6 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 
 pub use self::calls::{Exec, info_pid};
 use self::leaks::Snapshot;
+pub use self::leaks::unmount_below;
 pub use self::log::Log;
 pub use self::process::{Limits, bulkhead_path, monitor_path, signal, target};
 use crate::registry::Registry;
@@ -247,7 +248,7 @@ fn configuration(root: &Path, state: &Path, more: &str) -> String {
          [monitor]\n\
          path = \"{}\"\n\
          [log]\n\
-         level = \"debug\"\n\
+         level = \"info,bulkhead=debug,bulkhead_cri_server=debug\"\n\
          [network]\n\
          bridge = \"{BRIDGE}\"\n\
          pod-cidrs = [\"10.231.0.0/22\", \"fd00:b0b0:1::/112\"]\n\
