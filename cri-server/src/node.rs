@@ -65,7 +65,6 @@ impl Node {
 
 /// A fresh id: 64 lower-case hexadecimal digits from the kernel's random source.
 pub fn fresh_id() -> String {
-    use std::fmt::Write as _;
     let mut bytes = [0_u8; 32];
     let mut filled = 0;
     while filled < bytes.len() {
@@ -76,13 +75,7 @@ pub fn fresh_id() -> String {
         )
         .unwrap_or(0);
     }
-    bytes
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            // Writing to a String can't fail.
-            let _: std::fmt::Result = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Wall clock, nanoseconds since the epoch.

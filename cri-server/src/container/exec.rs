@@ -185,16 +185,18 @@ async fn read_bounded(
         if count == 0 {
             return Ok(());
         }
-        let mut kept = 0;
-        // The closure never refuses, so this is always `Ok`.
-        drop(
-            budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                kept = count.min(left);
-                Some(left - kept)
-            }),
-        );
+        let kept = take(budget, count);
         into.extend_from_slice(buffer.get(..kept).unwrap_or_default());
     }
+}
+
+/// Takes up to `wanted` from the budget both streams share.
+fn take(budget: &AtomicUsize, wanted: usize) -> usize {
+    let left = budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+        Some(left.saturating_sub(wanted))
+    });
+    // The closure never refuses, so both arms hold what was left before.
+    wanted.min(left.unwrap_or_else(|left| left))
 }
 
 /// Kills the exec when its caller goes away before its end is known.

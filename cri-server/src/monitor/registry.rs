@@ -236,9 +236,9 @@ impl Monitors {
     }
 
     fn exec_ended(&self, id: &str, end: ExecEnd) {
-        if let Some(waiting) = self.execs().remove(id) {
-            // The caller may have gone in between.
-            drop(waiting.send(end));
+        let waiting = self.execs().remove(id);
+        if waiting.is_some_and(|waiting| waiting.send(end).is_err()) {
+            tracing::debug!(exec = id, "nobody waits for its end any more");
         }
     }
 

@@ -105,7 +105,7 @@ async fn k4_a_lying_mirror_is_passed_over() {
     mirror.answer(&format!("/v2/x/a/manifests/{}", good.digest), move |_| {
         Reply::ok(manifest.clone())
     });
-    for (digest, bytes) in good.layers.iter().cloned() {
+    for (digest, bytes) in good.layers.clone() {
         mirror.answer(&format!("/v2/x/a/blobs/{digest}"), move |_| {
             let mut bytes = bytes.clone();
             bytes[30] ^= 1;

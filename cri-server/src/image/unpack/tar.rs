@@ -350,8 +350,11 @@ fn check_global(data: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Key and value of a pax record.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// Extension records, refusing what the parser's own iteration would silently end at.
-fn records(data: &[u8]) -> Result<Vec<(&[u8], &[u8])>, Failure> {
+fn records(data: &[u8]) -> Result<Vec<Record<'_>>, Failure> {
     let mut found = Vec::new();
     let mut length = 0_usize;
     for record in PaxExtensions::new(data) {

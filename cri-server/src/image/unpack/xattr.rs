@@ -92,8 +92,11 @@ pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Failu
     Ok(())
 }
 
+/// Name and value.
+type Attribute = (Vec<u8>, Vec<u8>);
+
 /// All attributes of a file, bounded by the kernel's own limits (64 KiB of names, and per value).
-fn list(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+fn list(fd: BorrowedFd<'_>) -> Result<Vec<Attribute>, Failure> {
     let mut names = vec![0; 64 << 10];
     let length = match flistxattr(fd, names.as_mut_slice()) {
         Ok(length) => length,
