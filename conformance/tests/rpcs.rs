@@ -45,7 +45,7 @@ async fn the_table_of_rpcs_says_what_the_daemon_answers() -> Result<()> {
         "{} RPCs in docs/cri.md",
         documented.len()
     );
-    let registry = Registry::start().await?;
+    let registry = Registry::start()?;
     let node = Node::start(&registry, &[]).await?;
     let channel = channel(&node.socket())?;
     for ((service, rpc), served) in documented {
