@@ -80,9 +80,11 @@ impl Failure {
     /// Puts what was being done in front of the cause; the class stays.
     #[must_use]
     pub fn context(self, doing: impl fmt::Display) -> Self {
-        if self.class == Class::Reasoned {
+        if self.class == Class::Reasoned
+            && let Some((reason, details)) = self.message.split_once(": ")
+        {
             // The kubelet tests the prefix, so the reason stays first.
-            return self;
+            return Self::reasoned(reason, format_args!("{doing}: {details}"));
         }
         Self {
             class: self.class,
@@ -168,6 +170,6 @@ mod tests {
         let plain = Failure::not_found("no image x").context("create container c");
         assert_eq!(plain.message(), "create container c: no image x");
         let reasoned = Failure::reasoned("RegistryUnavailable", "no route").context("pull x");
-        assert_eq!(reasoned.message(), "RegistryUnavailable: no route");
+        assert_eq!(reasoned.message(), "RegistryUnavailable: pull x: no route");
     }
 }

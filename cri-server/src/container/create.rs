@@ -25,8 +25,8 @@ use crate::spec::mounts::Files;
 use crate::spec::security::Settings;
 use crate::{request, spec};
 
-/// Makes the container and returns its id. An equal request whose answer reached nobody gets the
-/// container that was made for it.
+/// Makes the container and returns its id. An equal request gets the container that was made for
+/// it until it is started: whether an answer arrived, nobody here can know.
 ///
 /// # Errors
 /// What went wrong; then nothing of the container remains, unless the message says so.
@@ -83,11 +83,10 @@ fn intent(id: &str, pod: &PodRecord, config: ContainerConfig, image: &Image) -> 
         cgroup: format!("{}/{id}", pod.cgroup),
         stop_signal: Signal::TERM,
         resources: Stored::default(),
-        answered: false,
     }
 }
 
-/// Takes the container's name, or finds the container an unheard answer was about.
+/// Takes the container's name, or finds the container an equal request made.
 fn claim(draft: &mut Draft, record: ContainerRecord) -> Result<Option<String>, Failure> {
     if !draft
         .state()
@@ -101,7 +100,7 @@ fn claim(draft: &mut Draft, record: ContainerRecord) -> Result<Option<String>, F
     }
     if let Some(existing) = draft.state().container_by_key(&record.key()) {
         let same = existing.config == record.config;
-        if same && existing.state == ContainerState::Created && !existing.answered {
+        if same && existing.state == ContainerState::Created {
             return Ok(Some(existing.id.clone()));
         }
         return Err(Failure::new(

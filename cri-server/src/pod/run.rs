@@ -15,8 +15,8 @@ use crate::records::{Draft, PodRecord, PodState, Stored};
 use crate::request::sandbox::{self as request, SandboxRequest};
 use crate::spec;
 
-/// Makes the pod and returns its id. An equal request whose answer reached nobody gets the pod
-/// that was made for it.
+/// Makes the pod and returns its id. An equal request gets the pod that was made for it, as long as
+/// nothing is in it: whether an answer arrived, nobody here can know.
 ///
 /// # Errors
 /// What went wrong; then nothing of the pod remains, unless the message says so.
@@ -61,16 +61,16 @@ fn intent(
         torn_down: false,
         resources: None,
         overhead: None,
-        answered: false,
     })
 }
 
-/// Takes the pod's name, or finds the pod an unheard answer was about.
+/// Takes the pod's name, or finds the pod an equal request made.
 fn claim(draft: &mut Draft, record: PodRecord) -> Result<Option<String>, Failure> {
     if let Some(existing) = draft.state().pod_by_key(&record.key()) {
+        let used = draft.state().containers_of(&existing.id).next().is_some();
         let same =
             existing.config == record.config && existing.runtime_handler == record.runtime_handler;
-        if same && existing.is_ready() && !existing.answered {
+        if same && existing.is_ready() && !used {
             return Ok(Some(existing.id.clone()));
         }
         return Err(Failure::new(

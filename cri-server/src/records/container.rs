@@ -101,9 +101,6 @@ pub struct ContainerRecord {
     pub stop_signal: Signal,
     /// The limits in force.
     pub resources: Stored<LinuxContainerResources>,
-    /// The client got its answer, so an equal request is a new one and not a retry.
-    #[serde(skip)]
-    pub answered: bool,
 }
 
 /// What makes a container unique among those of its pod.

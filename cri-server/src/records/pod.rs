@@ -65,9 +65,6 @@ pub struct PodRecord {
     pub resources: Option<Stored<LinuxContainerResources>>,
     /// Overhead last told by UpdatePodSandboxResources.
     pub overhead: Option<Stored<LinuxContainerResources>>,
-    /// The client got its answer, so an equal request is a new one and not a retry.
-    #[serde(skip)]
-    pub answered: bool,
 }
 
 /// What makes a pod unique among those that exist.

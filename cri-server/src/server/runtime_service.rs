@@ -70,14 +70,6 @@ impl Service {
         let work = pod::run::run(self.node.clone(), parsed, config);
         let id = self.node.runs.run("RunPodSandbox", key, wire, work).await?;
         observe::pod(&id);
-        let answered = id.clone();
-        let heard = self.node.records.edit(move |draft| {
-            draft.change_pod(&answered, |pod| {
-                pod.answered = true;
-                Ok(())
-            })
-        });
-        gone_is_done(heard.await)?;
         Ok(id)
     }
 
@@ -115,14 +107,6 @@ impl Service {
             .run("CreateContainer", key, wire, work)
             .await?;
         observe::container(&id);
-        let answered = id.clone();
-        let heard = self.node.records.edit(move |draft| {
-            draft.change_container(&answered, |container| {
-                container.answered = true;
-                Ok(())
-            })
-        });
-        gone_is_done(heard.await)?;
         Ok(id)
     }
 
