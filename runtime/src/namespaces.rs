@@ -102,7 +102,9 @@ impl PodNamespaces {
         self.network.as_ref().map(|fd| fd.as_fd())
     }
 
-    /// The pause process: its id on the node and a pidfd. The caller watches it; dropping this kills it.
+    /// The pause process: its id on the node and a pidfd. The caller watches it. Dropping this kills
+    /// it and reaps it if it ends at once; it ends when the caller has reaped its own children in the
+    /// namespace, and is then the caller's to reap.
     pub fn pause(&self) -> Option<(i32, BorrowedFd<'_>)> {
         self.pause
             .as_ref()

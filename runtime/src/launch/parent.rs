@@ -492,8 +492,9 @@ fn receive(
             RecvFlags::CMSG_CLOEXEC,
         ) {
             Err(Errno::INTR) => continue,
-            // The other end was closed with our go-ahead unread: it will say no more.
-            Err(Errno::CONNRESET) => return Ok((None, None)),
+            // Told once where the other end was closed with our go-ahead unread, ahead of
+            // what it had sent before.
+            Err(Errno::CONNRESET) => continue,
             other => other.doing(doing)?,
         };
         let attached = ancillary.drain().find_map(|message| match message {

@@ -24,7 +24,7 @@ const OOM_SCORE_ADJ: &[u8] = b"-998";
 /// Linux' overflow uid and gid (`/proc/sys/kernel/overflowuid`).
 const NOBODY: u32 = 65534;
 
-/// A running pause process; killed and reaped when dropped.
+/// A running pause process; killed when dropped, and reaped if it ends at once.
 #[derive(Debug)]
 pub(crate) struct Pause {
     pid: i32,
@@ -51,7 +51,9 @@ impl Pause {
 
 impl Drop for Pause {
     fn drop(&mut self) {
-        pidfd::kill_and_reap(self.pidfd.as_fd());
+        // All of its namespace die with it, but it ends only once they are reaped, and those that
+        // are the caller's children are reaped by the caller, which then finds this one too.
+        pidfd::kill_and_reap_soon(self.pidfd.as_fd(), 100);
     }
 }
 

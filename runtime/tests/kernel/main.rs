@@ -4,8 +4,13 @@
 //! All of it runs under an allocator that aborts in any process but the test's own: between clone and
 //! execve the child allocates nothing, or the test sees it die.
 
+mod exec;
+mod hostile;
 mod inside;
+mod namespaces;
 mod rig;
+mod start;
+mod terminal;
 
 #[global_allocator]
 static ALLOCATOR: rig::allocator::ParentOnly = rig::allocator::ParentOnly;
