@@ -377,6 +377,7 @@ pub(super) fn drive(launch: &Launch<'_>, channel: Channel) -> Result<Launched> {
     let mut start_ticks = read_start_ticks(proc.as_fd(), child.pid);
     let mut terminal = None;
     let mut ready = false;
+    let mut failed = None;
     let deadline = Instant::now() + DEADLINE;
     loop {
         match receive(parent, deadline)? {
@@ -391,25 +392,27 @@ pub(super) fn drive(launch: &Launch<'_>, channel: Channel) -> Result<Launched> {
             }
             (Some(Message::Terminal), attached) => terminal = attached,
             (Some(Message::Ready), _) => ready = true,
-            (Some(Message::Failed(failure, text)), _) => {
-                return Err(report::explain(
-                    &failure,
-                    &text,
-                    launch.plan,
-                    launch.work.process,
-                ));
-            }
-            (None, _) if ready => break,
-            (None, _) => {
-                return Err(Error::new(
-                    ErrorKind::System,
-                    format!(
-                        "{}: the process was killed before it executed its program",
-                        launch.id
-                    ),
-                ));
-            }
+            // Followed to the end: a second process may be heard of before the first has told of it.
+            (Some(Message::Failed(failure, text)), _) => failed = Some((failure, text)),
+            (None, _) => break,
         }
+    }
+    if let Some((failure, text)) = failed {
+        return Err(report::explain(
+            &failure,
+            &text,
+            launch.plan,
+            launch.work.process,
+        ));
+    }
+    if !ready {
+        return Err(Error::new(
+            ErrorKind::System,
+            format!(
+                "{}: the process was killed before it executed its program",
+                launch.id
+            ),
+        ));
     }
     let Some(pidfd) = child.pidfd.take() else {
         return Err(Error::new(

@@ -14,7 +14,7 @@ fn an_exec_equals_the_containers_init_field_by_field() {
         let spec = set(&spec(), "/process/user/uid", json!(uid));
         let spec = set(&spec, "/process/noNewPrivileges", json!(true));
         let show = "cd /proc/self; grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Sig(Blk|Ign)|Umask)' status; \
-            cat cgroup limits oom_score_adj; for i in ns/*; do readlink $i; done; ls fd | wc -l; env | sort";
+            cat cgroup limits oom_score_adj; for i in ns/*; do readlink $i; done; ls /proc/self/fd | wc -l; env | sort";
         // The shell's own directory is left before the comparison: the fields are of children alike.
         let (stdio, pipes) = pipes();
         let init = scratch
@@ -107,4 +107,34 @@ fn an_exec_into_an_ended_container_fails() {
         error.contains("enter the container's namespaces"),
         "{error}"
     );
+}
+
+#[test]
+fn a3_a_workload_that_may_trace_never_sees_an_exec_with_the_nodes_root() {
+    if !ready() {
+        return;
+    }
+    let scratch = Scratch::new("a3");
+    let mut spec = spec();
+    for sets in ["bounding", "permitted", "effective"] {
+        let list = spec["process"]["capabilities"][sets].as_array_mut();
+        list.unwrap()
+            .extend([json!("CAP_SYS_PTRACE"), json!("CAP_DAC_READ_SEARCH")]);
+    }
+    // Looks for a directory of the node's behind the root of every process that appears.
+    let canary = scratch.path.join("canary");
+    std::fs::create_dir(&canary).unwrap();
+    let spy = format!(
+        "while :; do for p in /proc/[0-9]*; do test -e $p/root{0} && echo $p; \
+         test -e $p/cwd{0} && echo $p; done; done",
+        canary.display()
+    );
+    let (stdio, pipes) = pipes();
+    let init = scratch.launch(&with_script(&spec, &spy), stdio).unwrap();
+    for _ in 0..200 {
+        let output = exec(&init, &process(&spec, json!(["true"]))).unwrap();
+        assert_eq!(output.status, 0);
+    }
+    kill(&init);
+    assert_eq!(pipes.collect_after_exit(), "");
 }

@@ -3,6 +3,7 @@
 //!
 //! All of it runs under an allocator that aborts in any process but the test's own: between clone and
 //! execve the child allocates nothing, or the test sees it die.
+#![expect(clippy::unwrap_used, reason = "what a test sets up must work")]
 
 mod exec;
 mod hostile;

@@ -297,3 +297,52 @@ fn a_failed_start_leaves_nothing_behind() {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!table.contains("bulkhead-launch"), "{table}");
 }
+
+/// `cargo test -- --ignored --nocapture` prints what a start costs, in this build.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn what_a_start_and_an_exec_cost() {
+    if !ready() {
+        return;
+    }
+    let scratch = Scratch::new("cost");
+    let hierarchies = Hierarchies::probe().unwrap();
+    let path = format!("/bulkhead-launch-cost-{}", std::process::id());
+    let (cgroup, _) = hierarchies.create(&path).unwrap();
+    let cgroup = Box::leak(Box::new(cgroup));
+    let mut spec = set(&spec(), "/linux/cgroupsPath", json!(path));
+    let namespaces = spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|namespace| namespace["type"] != "network" && namespace["type"] != "ipc");
+    let mut starts = Vec::new();
+    let mut ends = Vec::new();
+    for _ in 0..200 {
+        let begun = std::time::Instant::now();
+        let launched = scratch
+            .launch_with(&spec, null_stdio(), |input| input.cgroup = Some(cgroup))
+            .unwrap();
+        starts.push(begun.elapsed());
+        crate::rig::wait(&launched);
+        ends.push(begun.elapsed());
+    }
+    let init = scratch
+        .launch(&with_script(&spec, "sleep 100"), null_stdio())
+        .unwrap();
+    let mut execs = Vec::new();
+    for _ in 0..200 {
+        let begun = std::time::Instant::now();
+        let launched =
+            crate::rig::exec_with(&init, &process(&spec, json!(["true"])), null_stdio()).unwrap();
+        crate::rig::wait(&launched);
+        execs.push(begun.elapsed());
+    }
+    kill(&init);
+    cgroup.remove().unwrap();
+    for (what, mut times) in [
+        ("start", starts),
+        ("to its end", ends),
+        ("exec to its end", execs),
+    ] {
+        times.sort();
+        println!("{what}: median {:?}, fastest {:?}", times[100], times[0]);
+    }
+}

@@ -1,7 +1,5 @@
 //! A root file system of busybox, a spec as CRI gives it, and a container run to its end.
 
-#![expect(clippy::unwrap_used, reason = "what a test sets up must work")]
-
 pub(crate) mod allocator;
 
 use std::fs::File;
