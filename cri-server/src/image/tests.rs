@@ -530,7 +530,7 @@ async fn a_registry_that_is_not_there_is_unavailable_and_says_so_first() {
     assert!(
         failure
             .message()
-            .starts_with("RegistryUnavailable: 127.0.0.1:"),
+            .starts_with("RegistryUnavailable: pull 127.0.0.1:"),
         "{failure}"
     );
     let registry = Registry::start();
