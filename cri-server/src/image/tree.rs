@@ -31,6 +31,34 @@ pub(crate) fn open_directory(parent: BorrowedFd<'_>, name: &CStr) -> rustix::io:
     )
 }
 
+/// Opens the directory that `path` leads to when `root` is taken for `/`: links and `..` stay inside.
+///
+/// The kernel says EAGAIN when anything anywhere was renamed or mounted while it went up by `..`
+/// (openat2(2)); on a busy node that is no rare thing, so it is asked again, for a bounded time.
+pub(crate) fn open_in_root(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+) -> rustix::io::Result<OwnedFd> {
+    const TRIES: u32 = 1000;
+    let path = if path.is_empty() { b"." } else { path };
+    let mut tries = 0;
+    loop {
+        let opened = openat2(
+            root,
+            path,
+            flags | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
+        );
+        match opened {
+            Err(Errno::AGAIN) if tries < TRIES => tries += 1,
+            other => return other,
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// Calls `visit` with each entry's name and type (asked for where the file system doesn't tell).
 pub(crate) fn each_entry(
     directory: BorrowedFd<'_>,

@@ -6,13 +6,11 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, futimens, mkdirat, openat2, statat,
-};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, futimens, mkdirat, statat};
 use rustix::io::Errno;
 
 use super::copy::{self, Budget};
-use super::tree::each_entry;
+use super::tree::{each_entry, open_in_root};
 use super::unpack::apply::open_folder;
 use super::unpack::limits::Limits;
 use super::writable::make_private;
@@ -39,13 +37,7 @@ fn seed(root: BorrowedFd<'_>, path: &Path, destination: &Path) -> Result<(), Fai
     }
     make_private(destination)?;
     let target = open_folder(destination)?;
-    let source = openat2(
-        root,
-        path.as_os_str().as_bytes(),
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
-    );
+    let source = open_in_root(root, path.as_os_str().as_bytes(), OFlags::RDONLY);
     let source = match source {
         Ok(source) => source,
         Err(Errno::NOENT) => {

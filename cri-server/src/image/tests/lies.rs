@@ -145,7 +145,7 @@ async fn k4_the_config_s_diff_ids_decide() {
     // The manifest's layer is whole and fits its digest; the config promises another.
     let swapped = Content::of_blobs(&[b], vec![script::gzip(&a)], str::to_owned);
     registry.serve("x/a", "1", &swapped);
-    let missing = Content::of_blobs(&[a.clone()], vec![], str::to_owned);
+    let missing = Content::of_blobs(std::slice::from_ref(&a), vec![], str::to_owned);
     registry.serve("x/b", "1", &missing);
     let bench = Bench::new();
     let failure = bench.pull(&registry.name("x/a:1")).await.unwrap_err();

@@ -115,10 +115,12 @@ impl Reply {
 
 type Handler = Arc<dyn Fn(&Request) -> Reply + Send + Sync>;
 
+type Gate = Arc<dyn Fn(&Request) -> Option<Reply> + Send + Sync>;
+
 #[derive(Default)]
 struct Script {
     paths: HashMap<String, Handler>,
-    gate: Option<Arc<dyn Fn(&Request) -> Option<Reply> + Send + Sync>>,
+    gate: Option<Gate>,
     log: Vec<Request>,
 }
 

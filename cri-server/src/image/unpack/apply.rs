@@ -30,6 +30,7 @@ use super::limits::Limits;
 use super::tar::{Archive, Content, Entry, Kind, Time};
 use super::xattr::{self, Verdict};
 use crate::failure::{Class, Doing as _, Failure};
+use crate::image::tree::open_in_root;
 
 /// Prefix of a whiteout's name (image-spec).
 const WHITEOUT: &[u8] = b".wh.";
@@ -444,13 +445,7 @@ impl Layer {
     }
 
     fn open_parent(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-        openat2(
-            &self.root,
-            dot_if_empty(path),
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV,
-        )
+        open_in_root(self.root.as_fd(), path, OFlags::PATH)
     }
 
     /// The directory `path`, with those on the way to it that aren't there yet.

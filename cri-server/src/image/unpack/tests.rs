@@ -634,16 +634,16 @@ fn k4_bytes_that_are_not_what_was_promised_are_refused() {
 fn layers_of_many_files_come_out_equal() {
     let mut bench = Bench::new();
     let mut archive = Vec::new();
-    for i in 0..300 {
+    for i in 0..300_usize {
         archive.extend(entry(b'0', &format!("d{}/f{i}", i % 7)).bytes(&vec![b'x'; i * 37]));
     }
     archive.extend(end());
     let root = bench.layer(&archive).unwrap();
-    for i in 0..300 {
+    for i in 0..300_u64 {
         let length = std::fs::metadata(root.join(format!("d{}/f{i}", i % 7)))
             .unwrap()
             .len();
-        assert_eq!(length, i as u64 * 37);
+        assert_eq!(length, i * 37);
     }
     let fd = open_folder(&root).unwrap();
     let (_, inodes) = crate::image::tree::measure(fd.as_fd()).unwrap();

@@ -12,6 +12,9 @@ use rustix::io::Errno;
 
 use crate::failure::{Doing as _, Failure};
 
+/// Name and value.
+pub(crate) type Xattr = (Vec<u8>, Vec<u8>);
+
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 /// The mark of an opaque directory (kernel: Documentation/filesystems/overlayfs.rst).
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
@@ -92,11 +95,8 @@ pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Failu
     Ok(())
 }
 
-/// Name and value.
-type Attribute = (Vec<u8>, Vec<u8>);
-
 /// All attributes of a file, bounded by the kernel's own limits (64 KiB of names, and per value).
-fn list(fd: BorrowedFd<'_>) -> Result<Vec<Attribute>, Failure> {
+fn list(fd: BorrowedFd<'_>) -> Result<Vec<Xattr>, Failure> {
     let mut names = vec![0; 64 << 10];
     let length = match flistxattr(fd, names.as_mut_slice()) {
         Ok(length) => length,
