@@ -219,7 +219,7 @@ mod tests {
             (
                 "path",
                 &"x".repeat(91),
-                &format!("100 path={}\n", "x".repeat(91)),
+                &format!("101 path={}\n", "x".repeat(91)),
             ),
         ] {
             let mut out = Vec::new();
