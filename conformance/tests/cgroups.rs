@@ -139,13 +139,13 @@ async fn a_pod_with_one_pid_namespace_has_its_pause_process_in_a_group() -> Resu
 }
 
 #[tokio::test]
-async fn devices_are_denied_whatever_capabilities_say() -> Result<()> {
+async fn devices_are_denied_whatever_nodes_are_made() -> Result<()> {
     let rig = Rig::start().await?;
     let image = rig.busybox().await?;
     let pod = rig.pod("devices").await?;
     let mut config = container("main", image, &["sleep", "1000"]);
     security(&mut config).capabilities = Some(cri::Capability {
-        add_capabilities: vec!["ALL".to_owned()],
+        add_capabilities: vec!["MKNOD".to_owned()],
         ..Default::default()
     });
     let id = rig.start_in(&pod, &config).await?;
