@@ -106,7 +106,7 @@ product: deps-test images $(CRITEST)
 	$(CARGO) test -p bulkhead-conformance --profile $(PROFILE) --test '*' -- --test-threads=1
 	$(RIG) critest --groups required --report $(TARGET)/critest/required.json
 
-test-vm: deps-build root ## What this kernel lacks, in a virtual machine: cgroup v2, AppArmor, systemd
+test-vm: deps-build deps-test root ## What this kernel lacks, in a virtual machine: cgroup v2, AppArmor, systemd
 	@conformance/vm/suite
 
 conformance: deps-test root images $(CRITEST) ## All of critest; writes docs/conformance.md

@@ -106,6 +106,7 @@ impl Snapshot {
                 rustix::process::kill_process(pid, Signal::KILL).ok();
             }
         }
+        sweep_cgroups(&added);
         for line in added.iter().rev() {
             let point = line.strip_prefix("mount ").map(PathBuf::from);
             let point = point.or_else(|| {
@@ -137,6 +138,29 @@ pub fn unmount_below(folder: &Path) -> Result<()> {
             .with_context(|| format!("unmount {}", point.display()))?;
     }
     Ok(())
+}
+
+/// Removes the added cgroups of pods and monitors, deepest first: a path sorts before those below.
+fn sweep_cgroups(added: &[String]) {
+    for path in added
+        .iter()
+        .rev()
+        .filter_map(|line| line.strip_prefix("cgroup "))
+    {
+        let is_ours = ["/bulkhead-conformance/", "/bulkhead/"]
+            .iter()
+            .any(|p| path.starts_with(p));
+        for root in cgroup_roots().iter().filter(|_| is_ours) {
+            let folder = root.join(path.trim_start_matches('/'));
+            // What was killed a moment ago still counts.
+            for _ in 0..100 {
+                if !folder.exists() || fs::remove_dir(&folder).is_ok() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
 }
 
 fn kept(line: &str) -> bool {

@@ -7,7 +7,7 @@
 
 use std::os::fd::AsFd;
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
+use oci_spec::runtime::LinuxResources;
 use rustix::io::Errno;
 
 use super::file::UNLIMITED;
@@ -46,12 +46,6 @@ impl Cgroup {
             }
         }
         result.map_err(|error| error.context(format_args!("limit cgroup {}", self.path())))
-    }
-
-    /// Applies device rules alone; the last one that matches decides, and none is a denial.
-    pub fn allow_devices(&self, rules: &[LinuxDeviceCgroup]) -> Result<()> {
-        self.set_devices(&devices::parse(rules)?)
-            .map_err(|error| error.context(format_args!("limit cgroup {}", self.path())))
     }
 
     fn write_all<'a>(&'a self, settings: &[Setting], old: &mut Vec<Old<'a>>) -> Result<()> {

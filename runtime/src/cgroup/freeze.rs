@@ -1,7 +1,7 @@
 //! Listing, freezing and killing all processes of a group, by the one hierarchy that can: the v2
 //! tree if it is mounted, else v1's freezer.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -183,17 +183,6 @@ impl Cgroup {
             std::thread::sleep(LOOK);
         }
         Ok(true)
-    }
-
-    /// `cgroup.events` of the v2 group, to be polled for POLLPRI: `populated` or `frozen` changed.
-    /// `None` where no v2 tree is mounted.
-    pub fn events(&self) -> Result<Option<OwnedFd>> {
-        match self.core()? {
-            (group, true) => file::open(group, "cgroup.events")
-                .map(|file| Some(OwnedFd::from(file)))
-                .doing(|| format!("open cgroup.events of cgroup {}", self.path())),
-            (_, false) => Ok(None),
-        }
     }
 }
 
