@@ -17,7 +17,7 @@ use super::gc::{Trash, lock};
 use super::metadata::{Change, Content, ImageRecord, LayerRecord, Metadata};
 use super::reference::Reference;
 use super::types::{Image, ImageId};
-use crate::failure::{Doing as _, Failure};
+use crate::failure::{Class, Doing as _, Failure};
 
 /// What readers see.
 #[derive(Debug, Default)]
@@ -134,6 +134,11 @@ impl Catalog {
         let mut state = lock(&self.state);
         if state.content.layers.contains_key(chain) {
             return self.trash.take(staging);
+        }
+        // The pull was dropped while this ran on its blocking thread: nobody would collect it.
+        if !state.pins.contains_key(chain) {
+            self.trash.take(staging)?;
+            return Err(Failure::new(Class::Cancelled, "the pull was given up"));
         }
         let target = self.folder(chain);
         // Left by a crash between rename and record.

@@ -11,8 +11,7 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, FileType, Stat, fgetxattr, readlinkat, statat};
 use rustix::io::Errno;
 
-use super::tree::open_directory;
-use super::unpack::apply::open_folder;
+use super::tree::{open_directory, open_folder};
 use super::unpack::xattr::OPAQUE;
 use crate::failure::{Doing as _, Failure};
 

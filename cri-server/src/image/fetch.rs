@@ -12,10 +12,11 @@ use http::header::CONTENT_RANGE;
 use http::{Method, StatusCode};
 use tokio::sync::mpsc::{Sender, channel};
 
+use super::exchange::{cause, header, unavailable, unreachable};
 use super::gc::Trash;
 use super::hosts::host_of;
 use super::manifest::Descriptor;
-use super::registry::{Ask, Session, cause, header, unavailable, unreachable};
+use super::registry::{Ask, Session};
 use super::unpack::decompress::Piece;
 use super::unpack::limits::Limits;
 use super::unpack::{Expected, Ready, Staging, unpack};

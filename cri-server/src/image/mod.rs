@@ -17,6 +17,7 @@ mod challenge;
 mod client;
 mod copy;
 mod digest;
+mod exchange;
 mod fetch;
 mod gc;
 mod hosts;

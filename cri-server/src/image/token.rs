@@ -16,8 +16,9 @@ use zeroize::Zeroizing;
 use super::auth::{Credentials, Secret};
 use super::challenge::Challenge;
 use super::client::names_local_address;
+use super::exchange::{Refusal, cause, unavailable, unreachable};
 use super::hosts::{Endpoint, Tls, host_of};
-use super::registry::{Refusal, Session, cause, unavailable, unreachable};
+use super::registry::Session;
 use crate::failure::{Class, Failure};
 
 /// Largest answer of a token service.

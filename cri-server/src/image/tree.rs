@@ -8,12 +8,15 @@ use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, fstat, openat2, renameat, statat,
-    unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, fstat, openat, openat2, renameat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
+
+use crate::failure::{Doing as _, Failure};
 
 /// Depth to which a tree is measured; what lies deeper isn't counted. Each level costs a descriptor.
 const MEASURED_DEPTH: usize = 128;
@@ -57,6 +60,17 @@ pub(crate) fn open_in_root(
         }
         std::thread::yield_now();
     }
+}
+
+/// Opens a folder of ours by its host path.
+pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd, Failure> {
+    openat(
+        CWD,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .doing(format!("open {}", path.display()))
 }
 
 /// Calls `visit` with each entry's name and type (asked for where the file system doesn't tell).
@@ -207,7 +221,6 @@ impl Total {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
-    use std::path::Path;
 
     fn open(path: &Path) -> OwnedFd {
         std::fs::File::open(path).unwrap().into()

@@ -10,8 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, fstat, futimens, mkdirat, stat
 use rustix::io::Errno;
 
 use super::copy::{self, Budget};
-use super::tree::{each_entry, open_in_root};
-use super::unpack::apply::open_folder;
+use super::tree::{each_entry, open_folder, open_in_root};
 use super::unpack::limits::Limits;
 use super::writable::make_private;
 use crate::failure::{Doing as _, Failure};

@@ -1,12 +1,18 @@
 //! The last step of a layer, which needs the layers below it: hard links to their files, attributes
 //! of directories the layer implies, and at the end the directories' times.
+//!
+//! Where a lower layer has something other than a directory at an implied path, a link for instance,
+//! the directory takes its place, as in Docker's and CRI-O's storage; containerd would follow the
+//! link. A layer that means to write behind a link lists what it leads to.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 
 use rustix::fs::{AtFlags, FileType, Mode, fchmod, fstat, futimens, linkat};
 
-use super::apply::{Directory, Layer, c_name, refused, reopen, timestamps};
+use super::apply::{Directory, Layer};
+use super::attributes::timestamps;
+use super::ground::{c_name, refused, reopen};
 use super::tar::Time;
 use crate::failure::{Doing as _, Failure};
 use crate::image::chain::{Chain, is_opaque};

@@ -4,8 +4,11 @@
 //! publishes it; what is dropped half-way is taken away.
 
 pub(crate) mod apply;
+mod attributes;
 pub(crate) mod decompress;
 pub(crate) mod finish;
+mod ground;
+mod headers;
 pub mod limits;
 pub(crate) mod tar;
 #[cfg(test)]
@@ -20,7 +23,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::Receiver;
 
-use self::apply::{Layer, open_folder};
+use self::apply::Layer;
 use self::decompress::{Incoming, Piece, Seen, Unpacked};
 use self::finish::Finished;
 use self::limits::Limits;
@@ -29,6 +32,7 @@ use super::chain::Chain;
 use super::copy::Budget;
 use super::digest::Digest;
 use super::gc::Trash;
+use super::tree::open_folder;
 use super::writable::make_private;
 use crate::failure::{Class, Doing as _, Failure};
 
