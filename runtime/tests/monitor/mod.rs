@@ -38,12 +38,12 @@ pub(crate) fn may_run(what: &str) -> bool {
 /// them it ends, and the monitors' cgroup goes.
 static STARTER: Mutex<(Option<Arc<Starter>>, usize)> = Mutex::new((None, 0));
 
-fn starter() -> Arc<Starter> {
+/// All users of one test program name the same executable.
+fn starter(path: &Path) -> Arc<Starter> {
     let mut guard = STARTER.lock().unwrap();
     let (starter, users) = &mut *guard;
     *users += 1;
     let starter = starter.get_or_insert_with(|| {
-        let path = Path::new(env!("CARGO_BIN_EXE_bulkhead-monitor"));
         let image = MonitorImage::load(path).unwrap();
         Arc::new(Starter::new(image, &Hierarchies::probe().unwrap()).unwrap())
     });
@@ -79,13 +79,18 @@ pub(crate) struct Rig {
 impl Rig {
     /// A started monitor that was greeted.
     pub(crate) fn new(name: &str) -> Self {
+        Self::of(Path::new(env!("CARGO_BIN_EXE_bulkhead-monitor")), name)
+    }
+
+    /// The same of another executable.
+    pub(crate) fn of(executable: &Path, name: &str) -> Self {
         let directory =
             std::env::temp_dir().join(format!("bulkhead-monitor-{name}-{}", std::process::id()));
         fs::create_dir_all(directory.join("pod")).unwrap();
         fs::create_dir_all(directory.join("logs")).unwrap();
         let pod_id = format!("test-{name}-{}", std::process::id());
         let log = fs::File::create(directory.join("monitor.log")).unwrap();
-        let starter = starter();
+        let starter = starter(executable);
         let process = starter
             .start(StartOptions {
                 pod_id: pod_id.clone(),
@@ -114,12 +119,17 @@ impl Rig {
     /// A monitor whose pod is made.
     pub(crate) fn with_pod(name: &str, pid: PidMode) -> Self {
         let mut rig = Self::new(name);
-        let request = rig.pod_request(pid);
-        match rig.call(&Request::CreatePod(request)).unwrap() {
-            Reply::PodCreated(paths) => rig.paths = paths,
+        rig.create_pod(pid);
+        rig
+    }
+
+    /// Makes the pod.
+    pub(crate) fn create_pod(&mut self, pid: PidMode) {
+        let request = self.pod_request(pid);
+        match self.call(&Request::CreatePod(request)).unwrap() {
+            Reply::PodCreated(paths) => self.paths = paths,
             other => panic!("{other:?}"),
         }
-        rig
     }
 
     pub(crate) fn pod_request(&self, pid: PidMode) -> CreatePod {
