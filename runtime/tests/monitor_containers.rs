@@ -3,6 +3,7 @@
 mod monitor;
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -441,6 +442,48 @@ fn a_flood_of_orphans_is_reaped_and_starves_nobody() {
     });
     rig.done(&kill("c"));
     rig.exit("c");
+    rig.end();
+}
+
+#[test]
+fn a_container_may_join_the_pid_namespace_of_another() {
+    let mut rig = rig!("target");
+    rig.run("c", &["sleep", "1000"]);
+    let mut request = rig.container(
+        "debug",
+        &["sh", "-c", "cat /proc/1/cmdline | tr '\\0' ' '"],
+        |_| {},
+    );
+    request.pid_target = Some("c".into());
+    rig.start(request).unwrap();
+    assert_eq!(rig.exit("debug").exit_code, 0);
+    assert_eq!(rig.log("debug"), ["stdout F sleep 1000 "]);
+    let mut request = rig.container("late", &["true"], |_| {});
+    request.pid_target = Some("debug".into());
+    assert_eq!(
+        rig.start(request).unwrap_err().kind(),
+        ErrorKind::WrongState
+    );
+    rig.end();
+}
+
+#[test]
+fn a_seccomp_program_comes_by_descriptor_and_a_wrong_one_is_refused() {
+    let mut rig = rig!("seccomp");
+    // One instruction: return SECCOMP_RET_ALLOW.
+    let allow = [6, 0, 0, 0, 0, 0, 0xff, 0x7f];
+    for (id, program, works) in [("good", &allow[..], true), ("cut", &allow[..5], false)] {
+        let memory = rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::io::write(&memory, program).unwrap();
+        let script = "cat /proc/self/status | tr '\\n' ' '";
+        let mut request = rig.container(id, &["sh", "-c", script], |_| {});
+        request.seccomp = true;
+        let reply = rig.call_with(&Request::Start(request), &[memory.as_fd()]);
+        assert_eq!(reply.is_ok(), works, "{id}: {reply:?}");
+    }
+    rig.exit("good");
+    let log = rig.log("good").concat();
+    assert!(log.contains("Seccomp:\t2"), "{log}");
     rig.end();
 }
 

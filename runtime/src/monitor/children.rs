@@ -220,15 +220,17 @@ pub(super) fn start(
     let launched = launched.map_err(|error| with_cleanup(error, cgroup.remove()))?;
     let info = info(&launched, started_at);
     let kept = match (kept, launched.terminal) {
-        (Some(kept), _) => kept,
-        (None, Some(master)) => stdio::terminal(master)?,
-        (None, None) => {
-            return Err(Error::new(
-                ErrorKind::System,
-                "the launcher returned no terminal",
-            ));
-        }
+        (Some(kept), _) => Ok(kept),
+        (None, Some(master)) => stdio::terminal(master),
+        (None, None) => Err(Error::new(
+            ErrorKind::System,
+            "the launcher returned no terminal",
+        )),
     };
+    let kept = kept.map_err(|error| {
+        // It runs already; its init is reaped as an orphan.
+        with_cleanup(error, cgroup.kill().and_then(|()| cgroup.remove()))
+    })?;
     Ok(StartedContainer {
         container: Container {
             pidfd: launched.pidfd,

@@ -105,9 +105,16 @@ impl Monitor {
 
     fn create_pod(&mut self, request: &CreatePod, descriptors: Vec<OwnedFd>) -> Result<Answer> {
         let exits = Exits::open(&request.directory)?;
-        let pod = Pod::create(request, descriptors.into_iter().next())
+        let mut pod = Pod::create(request, descriptors.into_iter().next())
             .map_err(|error| error.context(format!("create pod {}", request.id)))?;
-        let network = pod.network()?;
+        let network = match pod.network() {
+            Ok(network) => network,
+            Err(error) => {
+                // Nothing of a failed request remains; the first error says more.
+                drop(pod.release());
+                return Err(error);
+            }
+        };
         let paths = pod.paths().clone();
         if let Some(pause) = paths.pause {
             self.pids.insert(pause, Whose::Pause);

@@ -2,6 +2,7 @@
 //! root to run things in. Everything is gone at the end, or the test fails.
 
 #![allow(dead_code, reason = "each test file uses a part of the rig")]
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 use std::collections::BTreeMap;
 use std::fs;
