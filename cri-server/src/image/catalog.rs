@@ -123,30 +123,31 @@ impl Catalog {
         Ok(())
     }
 
-    /// Puts the finished, synced folder `staging` in place as layer `chain`, then records it. Where
-    /// another pull was first, its layer stays.
-    pub(crate) fn publish_layer(
+    /// Puts finished, synced folders in place as layers, then records them all at once. Where another
+    /// pull was first, its layer stays.
+    pub(crate) fn publish_layers(
         &self,
-        staging: &Path,
-        chain: &Digest,
-        record: LayerRecord,
+        layers: &[(PathBuf, Digest, LayerRecord)],
     ) -> Result<(), Failure> {
         let mut state = lock(&self.state);
-        if state.content.layers.contains_key(chain) {
-            return self.trash.take(staging);
+        let mut changes = Vec::with_capacity(layers.len());
+        for (staging, chain, record) in layers {
+            if state.content.layers.contains_key(chain) {
+                continue;
+            }
+            // The pull was dropped while this ran on its blocking thread: nobody would collect it.
+            if !state.pins.contains_key(chain) {
+                return Err(Failure::new(Class::Cancelled, "the pull was given up"));
+            }
+            let target = self.folder(chain);
+            // Left without a record, by a crash or a failure here.
+            self.trash.take(&target)?;
+            std::fs::rename(staging, &target)
+                .doing(format!("publish layer {chain} as {}", target.display()))?;
+            changes.push(Change::PutLayer(chain.clone(), record.clone()));
         }
-        // The pull was dropped while this ran on its blocking thread: nobody would collect it.
-        if !state.pins.contains_key(chain) {
-            self.trash.take(staging)?;
-            return Err(Failure::new(Class::Cancelled, "the pull was given up"));
-        }
-        let target = self.folder(chain);
-        // Left by a crash between rename and record.
-        self.trash.take(&target)?;
-        std::fs::rename(staging, &target)
-            .doing(format!("publish layer {chain} as {}", target.display()))?;
         sync_folder(&self.layers)?;
-        self.commit(&mut state, vec![Change::PutLayer(chain.clone(), record)])?;
+        self.commit(&mut state, changes)?;
         self.publish(&state);
         Ok(())
     }

@@ -23,10 +23,11 @@ use super::manifest::{self, Descriptor, Document, MAX_CONFIG, MAX_DEPTH, Manifes
 use super::metadata::{ImageRecord, LayerRecord};
 use super::reference::Reference;
 use super::registry::Session;
+use super::tree::open_folder;
 use super::types::{Image, ImageId, LayerProgress, PullProgress, PullRequest};
 use super::unpack::{Expected, Ready};
 use super::{ImageStore, Store};
-use crate::failure::{Class, Failure};
+use crate::failure::{Class, Doing as _, Failure};
 
 /// Layers completed and synced together at most.
 const BATCH: usize = 16;
@@ -163,7 +164,7 @@ struct Arrived {
     number: usize,
     ready: Option<Ready>,
     /// Kept until the layer is published.
-    _alone: Option<OwnedMutexGuard<()>>,
+    alone: Option<OwnedMutexGuard<()>>,
 }
 
 impl ImageStore {
@@ -354,7 +355,7 @@ impl Layers<'_> {
         let held = Arrived {
             number,
             ready: None,
-            _alone: None,
+            alone: None,
         };
         let (Some(chain), Some(descriptor), Some(diff_id), Some(done)) = (
             self.chain.get(number),
@@ -397,7 +398,7 @@ impl Layers<'_> {
         Ok(Arrived {
             number,
             ready: Some(ready),
-            _alone: Some(alone),
+            alone: Some(alone),
         })
     }
 
@@ -425,7 +426,8 @@ impl Layers<'_> {
     }
 }
 
-/// Blocking: the last step of each layer, on top of those below.
+/// Blocking: the last step of each layer, on top of those below; then one sync for all of them
+/// before they are published (case T6: a rename orders nothing for the data of files).
 fn publish(
     store: &Store,
     batch: Vec<Arrived>,
@@ -433,6 +435,11 @@ fn publish(
     diff_ids: &[Digest],
     digests: &[Digest],
 ) -> Result<(), Failure> {
+    let first = batch.first().map_or(0, |arrived| arrived.number);
+    let mut below = store.catalog.below(chain.get(..first).unwrap_or(&[]));
+    let mut finished_layers = Vec::with_capacity(batch.len());
+    // Dropped at the end: staging folders not published go, and only then may others fetch them.
+    let mut keep = Vec::with_capacity(batch.len());
     for arrived in batch {
         let number = arrived.number;
         let (Some(id), Some(diff_id), Some(digest)) =
@@ -441,21 +448,27 @@ fn publish(
             return Err(Failure::internal(format!("no layer {number}")));
         };
         let Some(ready) = arrived.ready else {
+            below = store.catalog.below(chain.get(..=number).unwrap_or(&[]));
             continue;
         };
-        let below = store.catalog.below(chain.get(..number).unwrap_or(&[]));
-        let done = Chain::open(&below)
+        let (staging, finished) = Chain::open(&below)
             .and_then(|below| ready.finish(&below, &store.settings.limits))
-            .and_then(|(staging, finished)| {
-                let record = LayerRecord {
-                    diff_id: diff_id.clone(),
-                    bytes: finished.bytes,
-                    inodes: finished.inodes,
-                    opaque_root: finished.opaque_root,
-                };
-                store.catalog.publish_layer(staging.path(), id, record)
-            });
-        done.map_err(|e| e.context(format!("layer {digest}")))?;
+            .map_err(|e| e.context(format!("layer {digest}")))?;
+        if finished.opaque_root {
+            below.clear();
+        }
+        below.insert(0, staging.fs());
+        let record = LayerRecord {
+            diff_id: diff_id.clone(),
+            bytes: finished.bytes,
+            inodes: finished.inodes,
+            opaque_root: finished.opaque_root,
+        };
+        finished_layers.push((staging.path().to_owned(), id.clone(), record));
+        keep.push((staging, arrived.alone));
     }
-    Ok(())
+    let root = &store.settings.root;
+    open_folder(root)
+        .and_then(|root| rustix::fs::syncfs(root).doing("bring the layers to the disk"))?;
+    store.catalog.publish_layers(&finished_layers)
 }

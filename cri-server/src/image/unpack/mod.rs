@@ -66,7 +66,8 @@ impl Staging {
         &self.path
     }
 
-    fn fs(&self) -> PathBuf {
+    /// The layer's own directory in it.
+    pub(crate) fn fs(&self) -> PathBuf {
         self.path.join("fs")
     }
 
@@ -154,8 +155,7 @@ fn content(failure: Failure) -> Failure {
 }
 
 impl Ready {
-    /// Completes the layer on top of `below` and brings all of it to the disk (case T6: rename
-    /// orders nothing for the data of files).
+    /// Completes the layer on top of `below`. The caller syncs before it publishes.
     pub(crate) fn finish(
         mut self,
         below: &Chain,
@@ -167,8 +167,6 @@ impl Ready {
         };
         let finished = self.layer.finish(below, &mut budget)?;
         self.staging.trash.take(&self.staging.discarded())?;
-        rustix::fs::syncfs(open_folder(self.staging.path())?)
-            .doing("bring the layer to the disk")?;
         Ok((self.staging, finished))
     }
 }
