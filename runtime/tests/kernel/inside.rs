@@ -335,10 +335,13 @@ fn an_overlay_of_many_layers_shows_the_topmost_file() {
     }
     lower.push(scratch.image());
     let lower: &'static Vec<_> = Box::leak(Box::new(lower));
-    for (append, by_descriptor) in [(true, true), (true, false)] {
+    for by_descriptor in [true, false] {
         let (stdio, pipes) = pipes();
         let mut features = crate::rig::features().clone();
-        features.overlay_append = append;
+        if !features.overlay_append {
+            eprintln!("SKIPPED: 41 layers need lowerdir+ (Linux 6.7)");
+            return;
+        }
         features.overlay_descriptors = by_descriptor && features.overlay_descriptors;
         let features = Box::leak(Box::new(features));
         let launched = scratch

@@ -209,7 +209,7 @@ fn a_container_starts_in_its_cgroup_and_sees_only_that() {
     let path = format!("/bulkhead-launch-test-{}", std::process::id());
     let (cgroup, _) = hierarchies.create(&path).unwrap();
     let spec = set(&spec(), "/linux/cgroupsPath", json!(path));
-    let script = "cat /proc/self/cgroup; ls /sys/fs/cgroup; echo 5 > /sys/fs/cgroup/pids/pids.max";
+    let script = "cat /proc/self/cgroup; ls /sys/fs/cgroup; mkdir /sys/fs/cgroup/x";
     let (stdio, pipes) = pipes();
     let cgroup = Box::leak(Box::new(cgroup));
     let launched = scratch
@@ -345,4 +345,40 @@ fn what_a_start_and_an_exec_cost() {
         times.sort();
         println!("{what}: median {:?}, fastest {:?}", times[100], times[0]);
     }
+}
+
+#[test]
+fn an_apparmor_profile_is_applied_or_the_start_fails_naming_it() {
+    if !ready() {
+        return;
+    }
+    let scratch = Scratch::new("apparmor");
+    let with = |name: &str| set(&spec(), "/process/apparmorProfile", json!(name));
+    let missing = scratch
+        .try_run(&with("no-such-profile"))
+        .unwrap_err()
+        .to_string();
+    if !crate::rig::features().apparmor {
+        eprintln!("SKIPPED: needs AppArmor; without it a profile is refused");
+        assert!(
+            missing.contains("process.apparmorProfile: AppArmor is not enabled"),
+            "{missing}"
+        );
+        return;
+    }
+    assert!(missing.contains("no-such-profile"), "{missing}");
+    let shown = scratch.shell(&with("unconfined"), "cat /proc/self/attr/current");
+    assert_eq!(shown.trim(), "unconfined");
+    let init = scratch
+        .launch(&with_script(&spec(), "sleep 100"), null_stdio())
+        .unwrap();
+    let command = process(
+        &with("unconfined"),
+        json!(["cat", "/proc/self/attr/current"]),
+    );
+    assert_eq!(exec(&init, &command).unwrap().stdout.trim(), "unconfined");
+    let command = process(&with("no-such-profile"), json!(["true"]));
+    let error = exec(&init, &command).unwrap_err().to_string();
+    assert!(error.contains("no-such-profile"), "{error}");
+    kill(&init);
 }
