@@ -1,30 +1,24 @@
-//! The monitor's one door to the launcher, namespaces and cgroups: makes them for a pod, a
-//! container or an exec, and unmakes them. What is allowed when is decided in [`super::state`].
+//! The monitor's one door to the launcher: starts containers and execs, each in a cgroup, reaps
+//! them and cleans up after them. What is allowed when is decided in [`super::state`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxResourcesBuilder, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
-    Process, Spec,
-};
+use oci_spec::runtime::{Process, Spec};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
 use rustix::process::WaitOptions;
 
+use super::defaults::Defaults;
 use super::log::Log;
+use super::pod::{Leftovers, Pod, with_cleanup};
 use super::state::Outcome;
 use super::stdio::{self, Output};
-use super::wire::{CreatePod, Exec, PidMode, PodPaths, ProcessInfo, Start};
-use crate::cgroup::{Cgroup, Hierarchies};
+use super::wire::{Exec, ProcessInfo, Start};
+use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, ErrorKind, Result};
-use crate::features::Features;
 use crate::launch::{self, ExecInput, LaunchInput, Launched, Rootfs, Stdio};
-use crate::namespaces::PodNamespaces;
 use crate::sys::signals;
-
-/// Open files a process of a pod may have, unless its spec says otherwise: systemd's pair for
-/// services. The monitor's own limit must not show (case S4).
-const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
 /// The largest seccomp program: the kernel's limit of 4096 instructions of 8 bytes (BPF_MAXINSNS).
 const MAX_SECCOMP: usize = 4096 * 8;
@@ -32,125 +26,8 @@ const MAX_SECCOMP: usize = 4096 * 8;
 /// How often what an exec left behind is looked for while it is moved aside.
 const MOVE_ROUNDS: usize = 4;
 
-/// CPU weight of a pause process: the least there is (CRI contract, RunPodSandbox).
-const PAUSE_SHARES: u64 = 2;
-
 /// How long an exec's event waits for the descendants that were killed with it.
 const KILLED: Duration = Duration::from_millis(100);
-
-/// The pod: what its containers share.
-#[derive(Debug)]
-pub(super) struct Pod {
-    features: Features,
-    hierarchies: Hierarchies,
-    namespaces: Option<PodNamespaces>,
-    cgroup: Cgroup,
-    paths: PodPaths,
-    leftovers: Leftovers,
-}
-
-impl Pod {
-    /// Makes namespaces and cgroup; on failure nothing remains.
-    pub(super) fn create(request: &CreatePod, network: Option<OwnedFd>) -> Result<Self> {
-        let features = Features::probe()?;
-        let hierarchies = Hierarchies::probe()?;
-        let (cgroup, created) = hierarchies.create(&request.cgroup)?;
-        let made = pause_cgroup(&hierarchies, request)
-            .and_then(|pause| PodNamespaces::create(request, network, pause.as_ref(), &features));
-        let namespaces = made.map_err(|error| with_cleanup(error, cgroup.remove()))?;
-        let mut paths = namespaces.paths(rustix::process::getpid().as_raw_nonzero().get());
-        paths.created_cgroups = created;
-        Ok(Self {
-            features,
-            hierarchies,
-            namespaces: Some(namespaces),
-            cgroup,
-            paths,
-            leftovers: Leftovers::default(),
-        })
-    }
-
-    pub(super) fn paths(&self) -> &PodPaths {
-        &self.paths
-    }
-
-    /// The network namespace, to be handed out.
-    pub(super) fn network(&self) -> Result<Option<OwnedFd>> {
-        let network = self.namespaces.as_ref().and_then(PodNamespaces::network_fd);
-        network
-            .map(|network| network.try_clone_to_owned())
-            .transpose()
-            .doing(|| "duplicate the network namespace's descriptor")
-    }
-
-    /// Kills what is left in the pod's cgroup, lets go of the namespaces (which ends a pause
-    /// process) and removes the cgroups, the parents made for them included. May be repeated.
-    pub(super) fn release(&mut self) -> Result<()> {
-        self.cgroup.kill()?;
-        self.namespaces = None;
-        self.cgroup.remove()
-    }
-
-    /// An exec ended after its container.
-    pub(super) fn exec_ended(&mut self, exec: RunningExec) -> Result<()> {
-        let killed = exec.cgroup.kill();
-        self.leftovers.add(exec.cgroup);
-        killed
-    }
-
-    /// Tries again to remove what ended containers left; true if all is gone.
-    pub(super) fn sweep(&mut self) -> bool {
-        self.leftovers.sweep()
-    }
-}
-
-/// A pause process has a group of its own: on v2 a group with sub-groups holds no process.
-fn pause_cgroup(hierarchies: &Hierarchies, request: &CreatePod) -> Result<Option<Cgroup>> {
-    if request.pid != PidMode::Pod {
-        return Ok(None);
-    }
-    let (cgroup, _inside_the_pods) = hierarchies.create(&format!("{}/pause", request.cgroup))?;
-    let resources = LinuxCpuBuilder::default()
-        .shares(PAUSE_SHARES)
-        .build()
-        .and_then(|cpu| LinuxResourcesBuilder::default().cpu(cpu).build())
-        .map_err(|error| Error::invalid(format!("the pause process's weight: {error}")))?;
-    cgroup.apply(&resources)?;
-    Ok(Some(cgroup))
-}
-
-/// Cgroups that can't be removed yet, as something in them is still dying.
-#[derive(Debug, Default)]
-struct Leftovers(Vec<Cgroup>);
-
-impl Leftovers {
-    /// Removes a group, now or later.
-    fn add(&mut self, cgroup: Cgroup) {
-        if !removed(&cgroup) {
-            self.0.push(cgroup);
-        }
-    }
-
-    fn sweep(&mut self) -> bool {
-        self.0.retain(|cgroup| !removed(cgroup));
-        self.0.is_empty()
-    }
-}
-
-/// Removes a group unless that would mean waiting for its processes.
-fn removed(cgroup: &Cgroup) -> bool {
-    !cgroup.is_populated().unwrap_or(false) && cgroup.remove().is_ok()
-}
-
-fn with_cleanup(error: Error, cleanup: Result<()>) -> Error {
-    match cleanup {
-        Ok(()) => error,
-        Err(cleanup) => Error::new(
-            error.kind(),
-            format!("{error} (and its clean-up failed: {cleanup})"),
-        ),
-    }
-}
 
 /// A container whose init was started.
 #[derive(Debug)]
@@ -191,7 +68,7 @@ pub(super) fn start(
         .process_mut()
         .as_mut()
         .ok_or_else(|| Error::invalid("the container's spec has no process"))?;
-    let defaults = Defaults::MONITORS.settle(process)?;
+    let defaults = Defaults::CONTAINER.settle(process)?;
     let terminal = process.terminal().unwrap_or(false);
     let log = Log::open(request.log.clone())?;
     let seccomp = seccomp.map(read_seccomp).transpose()?;
@@ -265,54 +142,6 @@ fn container_cgroup(pod: &Pod, spec: &Spec) -> Result<Cgroup> {
     }
 }
 
-/// What a process would otherwise inherit from the monitor: its open files and its protection from
-/// the OOM killer. An exec gets what its container has.
-#[derive(Clone, Copy, Debug)]
-struct Defaults {
-    oom_score_adj: i32,
-    /// Soft and hard limit.
-    open_files: (u64, u64),
-}
-
-impl Defaults {
-    const MONITORS: Self = Self {
-        oom_score_adj: 0,
-        open_files: OPEN_FILES,
-    };
-
-    /// Fills in what the process doesn't say, and returns what it has then.
-    fn settle(self, process: &mut Process) -> Result<Self> {
-        let oom_score_adj = process.oom_score_adj().unwrap_or(self.oom_score_adj);
-        process.set_oom_score_adj(Some(oom_score_adj));
-        let files = |limits: &Vec<PosixRlimit>| {
-            let mut limits = limits.iter();
-            limits
-                .find(|limit| limit.typ() == PosixRlimitType::RlimitNofile)
-                .copied()
-        };
-        if let Some(limit) = process.rlimits().as_ref().and_then(files) {
-            return Ok(Self {
-                oom_score_adj,
-                open_files: (limit.soft(), limit.hard()),
-            });
-        }
-        let (soft, hard) = self.open_files;
-        let limit = PosixRlimitBuilder::default()
-            .typ(PosixRlimitType::RlimitNofile)
-            .soft(soft)
-            .hard(hard)
-            .build()
-            .map_err(|error| Error::invalid(format!("limit of open files: {error}")))?;
-        let mut limits = process.rlimits().clone().unwrap_or_default();
-        limits.push(limit);
-        process.set_rlimits(Some(limits));
-        Ok(Self {
-            oom_score_adj,
-            open_files: self.open_files,
-        })
-    }
-}
-
 fn descriptors(given: stdio::Given) -> Stdio {
     Stdio::Descriptors {
         stdin: given.stdin,
@@ -353,7 +182,7 @@ fn info(launched: &Launched, started_at: i64) -> ProcessInfo {
 #[derive(Debug)]
 pub(super) struct RunningExec {
     pub(super) container: String,
-    cgroup: Cgroup,
+    pub(super) cgroup: Cgroup,
     /// Killed by us, so its descendants go with it.
     killed: bool,
 }
@@ -385,12 +214,12 @@ impl Container {
         now: impl Fn() -> i64,
     ) -> Result<StartedExec> {
         self.sweep();
-        if self.leftovers.0.len() >= super::state::MAX_EXECS {
+        if self.leftovers.len() >= super::state::MAX_EXECS {
             return Err(Error::new(
                 ErrorKind::Exhausted,
                 format!(
                     "{} ended execs left processes that don't die",
-                    self.leftovers.0.len()
+                    self.leftovers.len()
                 ),
             ));
         }
@@ -468,7 +297,14 @@ impl Container {
 
     /// Sends a signal to the init.
     pub(super) fn signal(&self, signal: i32) -> Result<()> {
-        signals::send(self.pidfd.as_fd(), signal).doing(|| format!("send signal {signal}"))
+        match signals::send(self.pidfd.as_fd(), signal) {
+            // It has ended and is only to be reaped.
+            Err(Errno::SRCH) => Err(Error::new(
+                ErrorKind::WrongState,
+                "the container has exited",
+            )),
+            sent => sent.doing(|| format!("send signal {signal}")),
+        }
     }
 
     /// Kills every process of the container.
@@ -490,7 +326,7 @@ impl Container {
     /// Removes the container's cgroups; what can't be removed yet is left to the pod.
     pub(super) fn remove(mut self, pod: &mut Pod) {
         self.sweep();
-        pod.leftovers.0.append(&mut self.leftovers.0);
+        pod.leftovers.append(self.leftovers);
         pod.leftovers.add(self.cgroup);
     }
 }
@@ -510,7 +346,7 @@ pub(super) fn reap() -> Option<(i32, Outcome)> {
         // Any child, of whatever process group (rustix's `waitpid(None)` is the own group only).
         let (pid, status) = match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some(ended)) => ended,
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             // ECHILD: there are no children at all.
             Ok(None) | Err(_) => return None,
         };

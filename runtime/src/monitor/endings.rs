@@ -6,9 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::children::{Pod, reap};
+use super::children::reap;
 use super::complain;
 use super::event_loop::{Monitor, Timer, Whose, now};
+use super::pod::Pod;
 use super::state::Outcome;
 use super::stdio::Got;
 use super::wire::Event;

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use nix::sys::signal::Signal;
 use rustix::fd::{AsFd, OwnedFd};
 
-use super::children::{Container, Pod, RunningExec};
+use super::children::{Container, RunningExec};
 use super::complain;
 use super::deadline::Deadlines;
 use super::exits::Exits;
 use super::frame::{Frame, Kind};
 use super::log::Scratch;
 use super::peer::Peer;
+use super::pod::Pod;
 use super::state::Machine;
 use super::wire::{Event, Reply};
 use crate::error::{Doing, Error, Result};

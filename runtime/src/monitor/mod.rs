@@ -5,12 +5,14 @@
 mod children;
 pub mod connection;
 mod deadline;
+mod defaults;
 mod endings;
 mod event_loop;
 pub mod exits;
 pub mod frame;
 mod log;
 mod peer;
+mod pod;
 mod process;
 mod record;
 mod requests;

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
 
-use super::children::{self, ExecDescriptors, Pod};
+use super::children::{self, ExecDescriptors};
 use super::complain;
 use super::event_loop::{Monitor, Timer, Whose, now};
 use super::exits::Exits;
 use super::frame::{Frame, Kind};
+use super::pod::Pod;
 use super::wire::{CreatePod, Exec, NamespaceMode, Reply, Request, Start, VERSION};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sys::heap;

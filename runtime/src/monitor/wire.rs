@@ -165,7 +165,8 @@ pub struct Start {
     pub stdin_once: bool,
     /// Join the PID namespace of this running container of the pod (CRI `TARGET`).
     pub pid_target: Option<String>,
-    /// A compiled seccomp program comes as the first descriptor (array of `struct sock_filter`).
+    /// A compiled seccomp program comes as the first descriptor: a file, usually in memory, that is
+    /// read from its beginning and holds an array of `struct sock_filter`.
     pub seccomp: bool,
 }
 
@@ -232,7 +233,8 @@ pub struct PodPaths {
     pub shm: Option<PathBuf>,
     /// The pause process, where the pod shares its PID namespace.
     pub pause: Option<i32>,
-    /// Parent cgroups that did not exist before, outermost first; removed again when empty.
+    /// Parent cgroups that did not exist before, outermost first, as `hierarchy:path`; removed
+    /// again when empty.
     pub created_cgroups: Vec<String>,
 }
 
