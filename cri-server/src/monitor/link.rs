@@ -233,12 +233,8 @@ impl Shared {
             if count == 0 {
                 return Err(lost());
             }
-            if let Some((header, body)) = decoder.filled(count)? {
-                return Ok(Frame {
-                    header,
-                    body,
-                    descriptors,
-                });
+            if let Some(frame) = decoder.received(count, &mut descriptors)? {
+                return Ok(frame);
             }
         }
     }

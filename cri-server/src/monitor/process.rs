@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use bulkhead_runtime::monitor::start::start_ticks;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -47,44 +48,13 @@ fn open(monitor: MonitorRecord) -> Result<Option<OwnedFd>, Errno> {
         Err(Errno::SRCH) => return Ok(None),
         Err(error) => return Err(error),
     };
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", monitor.pid)).unwrap_or_default();
-    Ok((start_ticks(&stat) == Some(monitor.start_ticks)).then_some(descriptor))
-}
-
-/// Field 22 of proc_pid_stat(5); the second field, the name, may hold anything, so it is counted
-/// from the last parenthesis.
-fn start_ticks(stat: &str) -> Option<u64> {
-    stat.rsplit_once(')')?
-        .1
-        .split_ascii_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    let is_meant = start_ticks(monitor.pid).is_ok_and(|ticks| ticks == monitor.start_ticks);
+    Ok(is_meant.then_some(descriptor))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_start_time_is_found_behind_any_name() {
-        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20";
-        for (case, name, expected) in [
-            ("plain", "sleep", Some(4242)),
-            (
-                "a name with a parenthesis and numbers",
-                "a) S 1 2 (3",
-                Some(4242),
-            ),
-        ] {
-            assert_eq!(
-                start_ticks(&format!("7 ({name}) {rest}")),
-                expected,
-                "{case}"
-            );
-        }
-        assert_eq!(start_ticks(""), None);
-    }
 
     #[test]
     fn a_process_with_another_start_time_is_left_alone() {
@@ -99,10 +69,9 @@ mod tests {
         };
         kill(stranger, Duration::from_secs(1)).unwrap();
         assert!(child.try_wait().unwrap().is_none());
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let own = MonitorRecord {
             pid,
-            start_ticks: start_ticks(&stat).unwrap(),
+            start_ticks: start_ticks(pid).unwrap(),
         };
         kill(own, Duration::from_secs(5)).unwrap();
         child.wait().unwrap();

@@ -374,7 +374,7 @@ pub(super) fn drive(launch: &Launch<'_>, channel: Channel) -> Result<Launched> {
         Err(errno) => return Err(Error::system("give the child the go-ahead", errno)),
     }
     // Read while the child is at work; a second process, where one is made, has a time of its own.
-    let mut start_ticks = read_start_ticks(proc.as_fd(), child.pid);
+    let mut start_ticks = procfs::start_ticks(proc.as_fd(), child.pid);
     let mut terminal = None;
     let mut ready = false;
     let mut failed = None;
@@ -386,7 +386,7 @@ pub(super) fn drive(launch: &Launch<'_>, channel: Channel) -> Result<Launched> {
                     pid,
                     pidfd: attached,
                 };
-                start_ticks = read_start_ticks(proc.as_fd(), pid);
+                start_ticks = procfs::start_ticks(proc.as_fd(), pid);
                 let first = std::mem::replace(&mut child, second);
                 reap_first(first);
             }
@@ -447,17 +447,6 @@ pub(crate) fn set_oom_score(proc: BorrowedFd<'_>, pid: i32, score: &[u8]) -> Res
             errno,
         )),
     }
-}
-
-fn read_start_ticks(proc: BorrowedFd<'_>, pid: i32) -> Result<u64> {
-    let path = plan::c_string("stat", format!("{pid}/stat"))?;
-    let stat = procfs::read(proc, &path, 4096)?;
-    procfs::start_ticks(&stat).ok_or_else(|| {
-        Error::new(
-            ErrorKind::System,
-            format!("/proc/{pid}/stat has an unknown form"),
-        )
-    })
 }
 
 /// The next message and its descriptor; none when the last holder of the other end is gone or

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
 use super::frame::{Decoder, Frame, Kind, encode};
-use super::wire::{Event, MAX_DESCRIPTORS, Reply, Request, VERSION};
+use super::wire::{Event, Reply, Request, VERSION};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::sys::scm;
 
@@ -96,18 +96,8 @@ impl Receiver {
                     "the monitor's connection ended inside a frame",
                 ));
             }
-            if self.descriptors.len() > MAX_DESCRIPTORS {
-                return Err(Error::invalid(format!(
-                    "a frame came with more than {MAX_DESCRIPTORS} descriptors"
-                )));
-            }
-            if let Some((header, body)) = self.decoder.filled(count)? {
-                let descriptors = std::mem::take(&mut self.descriptors);
-                return Ok(Some(Frame {
-                    header,
-                    body,
-                    descriptors,
-                }));
+            if let Some(frame) = self.decoder.received(count, &mut self.descriptors)? {
+                return Ok(Some(frame));
             }
         }
     }

@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::wire::{MAX_FRAME, VERSION};
+use super::wire::{MAX_DESCRIPTORS, MAX_FRAME, VERSION};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Bytes of a header.
@@ -176,6 +176,25 @@ impl Decoder {
                 body.bytes.get_mut(body.filled..end).unwrap_or_default()
             }
         }
+    }
+
+    /// As [`Decoder::filled`], with the descriptors that have come since the last frame: they are
+    /// the frame's when it is complete, and bounded while it is not.
+    pub fn received(
+        &mut self,
+        count: usize,
+        descriptors: &mut Vec<OwnedFd>,
+    ) -> Result<Option<Frame>> {
+        if descriptors.len() > MAX_DESCRIPTORS {
+            return Err(Error::invalid(format!(
+                "a frame came with more than {MAX_DESCRIPTORS} descriptors"
+            )));
+        }
+        Ok(self.filled(count)?.map(|(header, body)| Frame {
+            header,
+            body,
+            descriptors: std::mem::take(descriptors),
+        }))
     }
 
     /// Notes that the first `count` bytes of [`Decoder::space`] were filled. Returns header and

@@ -11,7 +11,6 @@ use rustix::net::{SocketFlags, accept_with, sockopt};
 use serde::Serialize;
 
 use super::frame::{Decoder, Frame, Kind, encode};
-use super::wire::MAX_DESCRIPTORS;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::sys::scm;
 
@@ -72,18 +71,8 @@ impl Peer {
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(errno) => return Err(errno).doing(|| "receive from the daemon"),
             };
-            if self.descriptors.len() > MAX_DESCRIPTORS {
-                return Err(Error::invalid(format!(
-                    "a frame came with more than {MAX_DESCRIPTORS} descriptors"
-                )));
-            }
-            if let Some((header, body)) = self.decoder.filled(count)? {
-                let descriptors = std::mem::take(&mut self.descriptors);
-                return Ok(Some(Frame {
-                    header,
-                    body,
-                    descriptors,
-                }));
+            if let Some(frame) = self.decoder.received(count, &mut self.descriptors)? {
+                return Ok(Some(frame));
             }
         }
     }

@@ -298,17 +298,19 @@ fn become_monitor(
 }
 
 fn process(pid: i32, pidfd: OwnedFd) -> Started {
-    let proc = procfs::open_host()?;
-    let path =
-        CString::new(format!("{pid}/stat")).map_err(|_| Error::invalid("a NUL in a name"))?;
-    let stat = procfs::read(proc.as_fd(), &path, 4096)?;
-    let start_ticks = procfs::start_ticks(&stat)
-        .ok_or_else(|| Error::invalid(format!("/proc/{pid}/stat is cut short")))?;
     Ok(MonitorProcess {
         pid,
         pidfd,
-        start_ticks,
+        start_ticks: start_ticks(pid)?,
     })
+}
+
+/// When a process started, in clock ticks since boot: a monitor is known again by it and its id.
+///
+/// # Errors
+/// When there is no such process.
+pub fn start_ticks(pid: i32) -> Result<u64> {
+    procfs::start_ticks(procfs::open_host()?.as_fd(), pid)
 }
 
 #[cfg(test)]

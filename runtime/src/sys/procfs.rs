@@ -1,7 +1,7 @@
 //! `/proc` that is known to be procfs: a handle is checked before anything is read or written
 //! through it (CVE-2019-16884, CVE-2025-52881: writes to `/proc` led to a fake or another file).
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -84,8 +84,21 @@ pub(crate) fn read(proc: BorrowedFd<'_>, path: &CStr, limit: u64) -> Result<Stri
     Ok(text)
 }
 
-/// Field 22 of a `/proc/<pid>/stat` line: when the process started, in clock ticks since boot.
-pub(crate) fn start_ticks(stat: &str) -> Option<u64> {
+/// When a process started, in clock ticks since boot: with its id it names one process for good.
+pub(crate) fn start_ticks(proc: BorrowedFd<'_>, pid: i32) -> Result<u64> {
+    let path =
+        CString::new(format!("{pid}/stat")).map_err(|_| Error::invalid("a NUL in a name"))?;
+    let stat = read(proc, &path, 4096)?;
+    parse_start_ticks(&stat).ok_or_else(|| {
+        Error::new(
+            ErrorKind::System,
+            format!("/proc/{pid}/stat has an unknown form"),
+        )
+    })
+}
+
+/// Field 22 of a `/proc/<pid>/stat` line.
+fn parse_start_ticks(stat: &str) -> Option<u64> {
     // The second field is the program's name in parentheses and may hold anything, `)` too.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
@@ -98,9 +111,9 @@ mod tests {
     #[test]
     fn start_ticks_is_field_22_whatever_the_name_holds() {
         let fields = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21";
-        for name in ["cat", "a b", "a) b (", ")"] {
+        for name in ["cat", "a b", "a) b (", ")", "a) S 1 2 (3"] {
             let line = format!("42 ({name}) {fields}\n");
-            assert_eq!(start_ticks(&line), Some(4711), "{name}");
+            assert_eq!(parse_start_ticks(&line), Some(4711), "{name}");
         }
         for line in [
             "",
@@ -108,7 +121,7 @@ mod tests {
             "42 (cat) S 1",
             "42 (cat) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 x",
         ] {
-            assert_eq!(start_ticks(line), None, "{line}");
+            assert_eq!(parse_start_ticks(line), None, "{line}");
         }
     }
 
