@@ -77,6 +77,14 @@ impl Failure {
         Self::new(Class::Reasoned, format!("{reason}: {message}"))
     }
 
+    /// The name asked for belongs to the existing object `id`.
+    pub fn taken(name: impl fmt::Display, id: &str) -> Self {
+        Self::new(
+            Class::Exists,
+            format!("{name} exists as {id}; remove it or use another attempt number"),
+        )
+    }
+
     /// Puts what was being done in front of the cause; the class stays.
     #[must_use]
     pub fn context(self, doing: impl fmt::Display) -> Self {
@@ -155,6 +163,17 @@ impl<T, E: std::error::Error> Doing<T> for Result<T, E> {
     }
 }
 
+/// Turns NOT_FOUND into success: Stop and Remove of what is gone are done.
+///
+/// # Errors
+/// Every other failure, unchanged.
+pub fn gone_is_done(result: Result<(), Failure>) -> Result<(), Failure> {
+    match result {
+        Err(failure) if failure.class() == Class::NotFound => Ok(()),
+        other => other,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,5 +190,11 @@ mod tests {
         assert_eq!(plain.message(), "create container c: no image x");
         let reasoned = Failure::reasoned("RegistryUnavailable", "no route").context("pull x");
         assert_eq!(reasoned.message(), "RegistryUnavailable: pull x: no route");
+    }
+
+    #[test]
+    fn only_not_found_is_done() {
+        assert!(gone_is_done(Err(Failure::not_found("x"))).is_ok());
+        assert!(gone_is_done(Err(Failure::internal("x"))).is_err());
     }
 }

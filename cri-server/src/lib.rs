@@ -1,6 +1,7 @@
 //! The daemon and the command line behind `bulkhead`: CRI services, images, network, records.
 
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod container;
 pub mod failure;

@@ -13,7 +13,8 @@ use crate::monitor::Monitors;
 use crate::network::Network;
 use crate::ops::inflight::Inflight;
 use crate::ops::tasks::Tasks;
-use crate::records::{ContainerKey, PodKey, Records};
+use crate::records::{ContainerKey, Records};
+use crate::request::sandbox::SandboxKey;
 use crate::security::seccomp::SeccompCache;
 use crate::stats::StatsCache;
 
@@ -37,7 +38,7 @@ pub struct Node {
     /// All tasks of the daemon.
     pub tasks: Tasks,
     /// RunPodSandbox in flight, by name.
-    pub runs: Inflight<PodKey, String>,
+    pub runs: Inflight<SandboxKey, String>,
     /// CreateContainer in flight, by name.
     pub creations: Inflight<ContainerKey, String>,
     /// Graceful stops in progress.
@@ -76,12 +77,4 @@ pub fn fresh_id() -> String {
         .unwrap_or(0);
     }
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Wall clock, nanoseconds since the epoch.
-pub fn now() -> i64 {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }

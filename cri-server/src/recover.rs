@@ -8,9 +8,10 @@ use std::collections::{BTreeSet, HashSet};
 
 use bulkhead_runtime::monitor::wire::{PodState as Seen, Reply, Request};
 
+use crate::clock::now;
 use crate::container::remove as container;
-use crate::failure::{Class, Failure};
-use crate::node::{NodeHandle, now};
+use crate::failure::{Failure, gone_is_done};
+use crate::node::NodeHandle;
 use crate::pod::{supervise, teardown};
 use crate::records::{ContainerState, ExitReason, PodRecord, PodState};
 
@@ -41,15 +42,7 @@ async fn recover_pod(node: &NodeHandle, pod: &PodRecord) -> Result<(), Failure> 
     match pod.state {
         PodState::Creating => {
             tracing::info!(pod = id, "undoing a pod that was being made");
-            teardown::teardown(node, id).await?;
-            teardown::remove_directory(node, id);
-            let id = id.to_owned();
-            node.records
-                .edit(move |draft| {
-                    draft.remove_pod(&id);
-                    Ok(())
-                })
-                .await
+            teardown::erase(node, id).await
         }
         PodState::Removing => {
             tracing::info!(pod = id, "finishing a removal");
@@ -90,9 +83,7 @@ async fn meet(node: &NodeHandle, pod: &PodRecord) -> Result<(), Failure> {
 }
 
 async fn take_over(node: &NodeHandle, pod: &str, state: Seen) -> Result<(), Failure> {
-    for exit in state.exited.into_values() {
-        supervise::record_exit(node, exit).await?;
-    }
+    supervise::record_exits(node, state.exited).await?;
     for (id, process) in state.running {
         let result = node
             .records
@@ -105,7 +96,7 @@ async fn take_over(node: &NodeHandle, pod: &str, state: Seen) -> Result<(), Fail
                 })
             })
             .await;
-        crate::server::status::gone_is_done(result)?;
+        gone_is_done(result)?;
     }
     tracing::info!(pod, "met its monitor");
     Ok(())
@@ -118,16 +109,7 @@ async fn settle_container(node: &NodeHandle, id: &str) -> Result<(), Failure> {
         return Ok(());
     };
     match found.state {
-        ContainerState::Creating => {
-            container::discard(node, &found.pod, id).await?;
-            let id = id.to_owned();
-            node.records
-                .edit(move |draft| {
-                    draft.remove_container(&id);
-                    Ok(())
-                })
-                .await
-        }
+        ContainerState::Creating => container::erase(node, &found.pod, id).await,
         ContainerState::Removing => container::remove(node.clone(), id.to_owned()).await,
         ContainerState::Starting => end(node, id, ExitReason::StartError, "interrupted").await,
         ContainerState::Running if node.monitors.link(&found.pod).is_err() => {
@@ -153,10 +135,7 @@ async fn end(
             })
         })
         .await;
-    match result {
-        Err(failure) if failure.class() == Class::NotFound => Ok(()),
-        other => other,
-    }
+    gone_is_done(result)
 }
 
 /// What no record vouches for is taken away: leases, writable layers, holds on images, folders.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use bulkhead_runtime::cgroup::CgroupStats;
 
+use crate::clock::now;
 use crate::failure::{Doing, Failure};
-use crate::node::{NodeHandle, now};
+use crate::node::NodeHandle;
 use crate::records::{ContainerRecord, ContainerState};
 
 /// How old an answer may be.

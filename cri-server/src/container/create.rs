@@ -2,7 +2,7 @@
 //! comes here; no process is started.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bulkhead_proto::runtime::v1::{ContainerConfig, LinuxContainerResources};
@@ -10,12 +10,13 @@ use bulkhead_runtime::rootfs;
 use bulkhead_runtime::users::{self, Identity};
 
 use super::facts;
-use super::remove::discard;
+use super::remove::erase;
 use super::start::seccomp_program;
-use crate::failure::{Class, Doing, Failure};
+use crate::clock::now;
+use crate::failure::{Doing, Failure};
 use crate::image::{Image, seed_volume};
-use crate::node::{NodeHandle, fresh_id, now};
-use crate::pod::files::PodFiles;
+use crate::node::{NodeHandle, fresh_id};
+use crate::pod::files::{self, PodFiles};
 use crate::records::{ContainerRecord, ContainerState, Draft, PodRecord, Stored};
 use crate::request::container::ContainerRequest;
 use crate::request::sandbox::SandboxRequest;
@@ -41,12 +42,22 @@ pub async fn create(
     let image = find_image(&node, &parsed)?;
     let id = fresh_id();
     let record = intent(&id, &pod, config, &image);
+    let cgroup = record.cgroup.clone();
     if let Some(existing) = node.records.edit(|draft| claim(draft, record)).await? {
         return Ok(existing);
     }
-    let made = make(&node, &id, &pod, sandbox, parsed, image).await;
-    if let Err(failure) = made {
-        undo(&node, &pod.id, &id).await;
+    let work = Work {
+        node: node.clone(),
+        id: id.clone(),
+        cgroup,
+        pod,
+        sandbox,
+        request: parsed,
+        image,
+    };
+    let pod = work.pod.id.clone();
+    if let Err(failure) = make(work).await {
+        undo(&node, &pod, &id).await;
         return Err(failure);
     }
     Ok(id)
@@ -103,49 +114,26 @@ fn claim(draft: &mut Draft, record: ContainerRecord) -> Result<Option<String>, F
         if same && existing.state == ContainerState::Created {
             return Ok(Some(existing.id.clone()));
         }
-        return Err(Failure::new(
-            Class::Exists,
-            format!(
-                "{} exists as {}; remove it or use another attempt number",
-                record.key(),
-                existing.id
-            ),
-        ));
+        return Err(Failure::taken(record.key(), &existing.id));
     }
     draft.put_container(record);
     Ok(None)
 }
 
-async fn make(
-    node: &NodeHandle,
-    id: &str,
-    pod: &PodRecord,
-    sandbox: SandboxRequest,
-    request: ContainerRequest,
-    image: Arc<Image>,
-) -> Result<(), Failure> {
-    node.images.hold(&image.id, id).await?;
-    let writable = node.images.writable(id, &image.id).await?;
-    let layers = node.images.layers(&image.id)?;
-    let work = Work {
-        node: node.clone(),
-        id: id.to_owned(),
-        pod: pod.clone(),
-        sandbox,
-        request,
-        image,
-        layers,
-        volumes: writable.upper.with_file_name("volumes"),
-    };
+async fn make(work: Work) -> Result<(), Failure> {
+    let (node, id) = (work.node.clone(), work.id.clone());
+    node.images.hold(&work.image.id, &id).await?;
+    let writable = node.images.writable(&id, &work.image.id).await?;
+    let layers = node.images.layers(&work.image.id)?;
+    let volumes = writable.upper.with_file_name("volumes");
     let made = node
         .tasks
-        .blocking(move || work.decide())
+        .blocking(move || work.decide(&layers, &volumes))
         .await
         .doing("build the container")??;
     // Compiled now, so that a bad profile is an error of CreateContainer.
     let text = std::str::from_utf8(&made.spec).doing("encode the OCI spec")?;
-    drop(seccomp_program(node, text).await?);
-    let id = id.to_owned();
+    drop(seccomp_program(&node, text).await?);
     node.records
         .edit(move |draft| {
             draft.put_spec(&id, made.spec);
@@ -165,13 +153,11 @@ async fn make(
 struct Work {
     node: NodeHandle,
     id: String,
-    pod: PodRecord,
+    cgroup: String,
+    pod: Arc<PodRecord>,
     sandbox: SandboxRequest,
     request: ContainerRequest,
     image: Arc<Image>,
-    layers: Vec<PathBuf>,
-    /// Where the image's volumes are made, of the container's own.
-    volumes: PathBuf,
 }
 
 struct Made {
@@ -183,16 +169,17 @@ struct Made {
 }
 
 impl Work {
-    fn decide(&self) -> Result<Made, Failure> {
-        let root = rootfs::read_only(&self.layers, &self.node.features)?;
+    /// `layers` are the image's, topmost first; the image's volumes are made in `volumes`.
+    fn decide(&self, layers: &[PathBuf], volumes: &Path) -> Result<Made, Failure> {
+        let root = rootfs::read_only(layers, &self.node.features)?;
         let user = spec::process::user_spec(&self.request, &self.image.config);
         let identity = users::resolve(root.as_fd(), &user)?;
-        let built = self.build(&identity)?;
+        let built = self.build(&identity, volumes)?;
         if !built.unknown_syscalls.is_empty() {
             tracing::warn!(names = ?built.unknown_syscalls, "the seccomp profile names unknown calls");
         }
         for volume in &built.volumes {
-            std::fs::create_dir_all(&self.volumes).doing("make the volumes' directory")?;
+            std::fs::create_dir_all(volumes).doing("make the volumes' directory")?;
             seed_volume(root.as_fd(), &volume.destination, &volume.source)?;
         }
         Ok(Made {
@@ -204,22 +191,14 @@ impl Work {
         })
     }
 
-    fn build(&self, identity: &Identity) -> Result<ContainerSpec, Failure> {
+    fn build(&self, identity: &Identity, volumes: &Path) -> Result<ContainerSpec, Failure> {
         let (node, request) = (&self.node, &self.request);
-        let files = PodFiles::of(&node.pod_directory(&self.pod.id));
+        let shared = PodFiles::of(&node.pod_directory(&self.pod.id));
         let settings = Settings {
             capabilities: node.config.capabilities.default,
             seccomp_when_unset: node.config.seccomp.when_unset,
         };
         let privileged = request.security.privileged;
-        let hostname = match &self.sandbox.hostname {
-            Some(name) => name.clone(),
-            None => rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned(),
-        };
-        let cgroup = format!("{}/{}", self.pod.cgroup, self.id);
         let seccomp_file = facts::seccomp_file(request, settings.seccomp_when_unset)?;
         spec::container::build(&ContainerInputs {
             id: &self.id,
@@ -228,15 +207,15 @@ impl Work {
             sandbox: &self.sandbox,
             paths: &self.pod.paths,
             files: Files {
-                hostname: &files.hostname,
-                hosts: &files.hosts,
-                resolv_conf: &files.resolv_conf,
+                hostname: &shared.hostname,
+                hosts: &shared.hosts,
+                resolv_conf: &shared.resolv_conf,
             },
             image: &self.image.config,
             image_name: &request.image.reference,
             identity,
-            hostname: &hostname,
-            cgroup: &cgroup,
+            hostname: &files::hostname(&self.sandbox),
+            cgroup: &self.cgroup,
             sources: &facts::mount_sources(&request.mounts)?,
             devices: &facts::devices(&request.devices)?,
             node_devices: &if privileged {
@@ -244,7 +223,7 @@ impl Work {
             } else {
                 Vec::new()
             },
-            volumes_directory: &self.volumes,
+            volumes_directory: volumes,
             mount_table: &facts::mount_table()?,
             seccomp_file: seccomp_file.as_deref(),
             node: &facts::node(&node.features)?,
@@ -281,16 +260,7 @@ impl Work {
 
 /// Takes back a container that could not be made. What can't be taken back now is at the next start.
 async fn undo(node: &NodeHandle, pod: &str, id: &str) {
-    if let Err(failure) = discard(node, pod, id).await {
+    if let Err(failure) = erase(node, pod, id).await {
         tracing::error!(container = id, %failure, "a container that could not be made is left over");
-        return;
-    }
-    let id = id.to_owned();
-    let forgotten = node.records.edit(move |draft| {
-        draft.remove_container(&id);
-        Ok(())
-    });
-    if let Err(failure) = forgotten.await {
-        tracing::error!(%failure, "the records could not be changed; the next start settles it");
     }
 }

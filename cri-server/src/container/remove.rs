@@ -5,10 +5,9 @@ use std::time::Duration;
 use bulkhead_runtime::monitor::wire::Request;
 
 use super::stop;
-use crate::failure::{Class, Failure};
+use crate::failure::{Class, Failure, gone_is_done};
 use crate::node::NodeHandle;
 use crate::records::ContainerState;
-use crate::server::status::gone_is_done;
 
 /// Removes the container.
 ///
@@ -35,8 +34,17 @@ pub async fn remove(node: NodeHandle, id: String) -> Result<(), Failure> {
             })
         })
         .await?;
-    discard(&node, &pod, &id).await?;
     node.stats.forget(&id);
+    erase(&node, &pod, &id).await
+}
+
+/// Takes away all that was made for a container, then its record: idempotent, in any state.
+///
+/// # Errors
+/// The first step that failed; the record stays then.
+pub async fn erase(node: &NodeHandle, pod: &str, id: &str) -> Result<(), Failure> {
+    discard(node, pod, id).await?;
+    let id = id.to_owned();
     node.records
         .edit(move |draft| {
             draft.remove_container(&id);
@@ -45,11 +53,7 @@ pub async fn remove(node: NodeHandle, id: String) -> Result<(), Failure> {
         .await
 }
 
-/// Takes away all that was made for a container but its record: idempotent, in any state.
-///
-/// # Errors
-/// The first step that failed.
-pub async fn discard(node: &NodeHandle, pod: &str, id: &str) -> Result<(), Failure> {
+async fn discard(node: &NodeHandle, pod: &str, id: &str) -> Result<(), Failure> {
     if let Ok(link) = node.monitors.link(pod) {
         let forget = Request::Remove {
             container: id.to_owned(),

@@ -4,14 +4,15 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
-use bulkhead_proto::runtime::v1::NamespaceMode;
 use bulkhead_runtime::monitor::wire::{
     LogTarget, ProcessInfo, Reply, Request, RootfsSource, Start,
 };
 
+use crate::clock::now;
 use crate::failure::{Doing, Failure};
-use crate::node::{NodeHandle, now};
+use crate::node::NodeHandle;
 use crate::records::{ContainerRecord, ContainerState, Draft, ExitReason};
+use crate::request;
 use crate::security::seccomp;
 
 /// Exit code the kubelet knows for a container that never ran.
@@ -88,7 +89,7 @@ async fn launch(node: &NodeHandle, container: &ContainerRecord) -> Result<Proces
         log: log_target(node, container)?,
         stdin: container.config.stdin,
         stdin_once: container.config.stdin_once,
-        pid_target: pid_target(container),
+        pid_target: request::container::pid_target(&container.config),
         seccomp: program.is_some(),
     };
     let descriptors: Vec<_> = program.iter().map(AsFd::as_fd).collect();
@@ -99,13 +100,6 @@ async fn launch(node: &NodeHandle, container: &ContainerRecord) -> Result<Proces
             "unexpected answer of the monitor: {other:?}"
         ))),
     }
-}
-
-/// The container whose PID namespace is to be joined.
-fn pid_target(container: &ContainerRecord) -> Option<String> {
-    let context = container.config.linux.as_ref()?.security_context.as_ref()?;
-    let options = context.namespace_options.as_ref()?;
-    (options.pid() == NamespaceMode::Target).then(|| options.target_id.clone())
 }
 
 /// The compiled filter of a spec, as a descriptor; compiled at most once per profile.

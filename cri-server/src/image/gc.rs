@@ -12,22 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::tree;
 use super::types::Usage;
+use crate::clock::now;
 use crate::failure::{Doing as _, Failure};
 
 /// Age at which a measurement is renewed when somebody asks.
 const STALE: Duration = Duration::from_secs(10);
-
-/// Now, as the CRI counts.
-pub(crate) fn now_ns() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
 
 /// The folder things are moved to before they are removed.
 #[derive(Debug)]
@@ -62,7 +55,7 @@ impl Trash {
     /// Moves `path` away, at once and for good; its space comes back a little later. Absent is fine.
     pub(crate) fn take(&self, path: &Path) -> Result<(), Failure> {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{:x}.{:x}.{serial}", now_ns(), std::process::id());
+        let name = format!("{:x}.{:x}.{serial}", now(), std::process::id());
         match std::fs::rename(path, self.folder.join(&name)) {
             Ok(()) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -124,7 +117,7 @@ impl Meter {
     pub(crate) fn get(&self, id: &str, path: PathBuf) -> Option<Usage> {
         let mut known = lock(&self.known);
         let entry = known.get_mut(id)?;
-        let age = now_ns().saturating_sub(entry.usage.timestamp_ns);
+        let age = now().saturating_sub(entry.usage.timestamp_ns);
         let stale = u128::try_from(age).is_ok_and(|age| age >= STALE.as_nanos());
         if stale && !entry.queued {
             entry.queued = self.work.send((id.to_owned(), path)).is_ok();
@@ -156,7 +149,7 @@ fn meter(known: &Mutex<BTreeMap<String, Known>>, jobs: &Receiver<(String, PathBu
                 entry.usage = Usage {
                     bytes,
                     inodes,
-                    timestamp_ns: now_ns(),
+                    timestamp_ns: now(),
                 };
             }
             // The container may be removed at this moment; else the old figure stands.

@@ -49,9 +49,10 @@ pub use self::types::{
 pub use self::volume::seed_volume;
 
 use self::catalog::Catalog;
-use self::gc::{Trash, now_ns};
+use self::gc::Trash;
 use self::pull::Pulls;
 use self::writable::{WritableLayers, make_private};
+use crate::clock::now;
 use crate::failure::{Doing as _, Failure};
 
 /// The store; clones share it.
@@ -179,7 +180,7 @@ impl ImageStore {
             mountpoint: self.0.settings.root.clone(),
             used_bytes: snapshot.bytes.saturating_add(bytes),
             inodes_used: snapshot.inodes.saturating_add(inodes),
-            timestamp_ns: now_ns(),
+            timestamp_ns: now(),
         }
     }
 

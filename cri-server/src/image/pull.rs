@@ -18,7 +18,7 @@ use super::chain::Chain;
 use super::client::Clients;
 use super::digest::{Digest, chain_ids};
 use super::fetch::{self, Plan};
-use super::gc::{lock, now_ns};
+use super::gc::lock;
 use super::manifest::{self, Descriptor, Document, MAX_CONFIG, MAX_DEPTH, Manifest};
 use super::metadata::{ImageRecord, LayerRecord};
 use super::reference::Reference;
@@ -27,6 +27,7 @@ use super::tree::open_folder;
 use super::types::{Image, ImageId, LayerProgress, PullProgress, PullRequest};
 use super::unpack::{Expected, Ready};
 use super::{ImageStore, Store};
+use crate::clock::now;
 use crate::failure::{Class, Doing as _, Failure};
 
 /// Layers completed and synced together at most.
@@ -408,7 +409,7 @@ impl Layers<'_> {
             .settings
             .root
             .join("staging")
-            .join(format!("{:x}.{serial}", now_ns()))
+            .join(format!("{:x}.{serial}", now()))
     }
 
     /// Completes, syncs and publishes layers that follow each other.

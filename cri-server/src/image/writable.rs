@@ -12,10 +12,11 @@ use std::sync::Arc;
 use rustix::fs::{Mode, fchmod, fchown, fstat};
 use rustix::process::{Gid, Uid};
 
-use super::gc::{Meter, Trash, now_ns};
+use super::gc::{Meter, Trash};
 use super::tree;
 use super::types::{Usage, Writable};
 use super::unpack::xattr;
+use crate::clock::now;
 use crate::failure::{Doing as _, Failure};
 
 /// The folder of all writable layers.
@@ -85,7 +86,7 @@ impl WritableLayers {
         let usage = Usage {
             bytes: 4096,
             inodes: 1,
-            timestamp_ns: now_ns(),
+            timestamp_ns: now(),
         };
         self.meter.set(id, usage);
         Ok(writable)

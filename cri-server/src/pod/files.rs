@@ -42,20 +42,27 @@ pub fn write(directory: &Path, request: &SandboxRequest) -> Result<(), Failure> 
     let files = PodFiles::of(directory);
     let folder = directory.join("files");
     std::fs::create_dir_all(&folder).doing(format!("make {}", folder.display()))?;
-    let hostname = match &request.hostname {
-        Some(name) => name.clone(),
-        None => rustix::system::uname()
-            .nodename()
-            .to_string_lossy()
-            .into_owned(),
-    };
-    write_file(&files.hostname, format!("{hostname}\n").as_bytes())?;
+    write_file(
+        &files.hostname,
+        format!("{}\n", hostname(request)).as_bytes(),
+    )?;
     write_file(&files.hosts, &copy_of(Path::new("/etc/hosts"))?)?;
     let resolv_conf = match &request.dns {
         Some(dns) => dns.render().into_bytes(),
         None => copy_of(Path::new("/etc/resolv.conf"))?,
     };
     write_file(&files.resolv_conf, &resolv_conf)
+}
+
+/// The pod's host name; with the node's network it is the node's.
+pub fn hostname(request: &SandboxRequest) -> String {
+    match &request.hostname {
+        Some(name) => name.clone(),
+        None => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+    }
 }
 
 /// A node without the file gives an empty one.

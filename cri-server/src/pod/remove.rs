@@ -30,11 +30,5 @@ pub async fn remove(node: NodeHandle, id: String) -> Result<(), Failure> {
     for found in containers {
         container::remove(node.clone(), found).await?;
     }
-    teardown::remove_directory(&node, &id);
-    node.records
-        .edit(move |draft| {
-            draft.remove_pod(&id);
-            Ok(())
-        })
-        .await
+    teardown::erase(&node, &id).await
 }

@@ -8,11 +8,12 @@ use bulkhead_proto::runtime::v1::PodSandboxConfig;
 use bulkhead_runtime::monitor::wire::{CreatePod, PodPaths, Reply, Request};
 
 use super::{files, teardown};
-use crate::failure::{Class, Doing, Failure};
-use crate::network::{AttachRequest, HostPort, Protocol, netns};
-use crate::node::{NodeHandle, fresh_id, now};
+use crate::clock::now;
+use crate::failure::{Doing, Failure};
+use crate::network::{AttachRequest, netns};
+use crate::node::{NodeHandle, fresh_id};
 use crate::records::{Draft, PodRecord, PodState, Stored};
-use crate::request::sandbox::{self as request, SandboxRequest};
+use crate::request::sandbox::SandboxRequest;
 use crate::spec;
 
 /// Makes the pod and returns its id. An equal request gets the pod that was made for it, as long as
@@ -27,11 +28,12 @@ pub async fn run(
 ) -> Result<String, Failure> {
     let id = fresh_id();
     let record = intent(&node, &id, &request, config)?;
+    let plan = spec::sandbox::plan(&request, &id, &node.pod_directory(&id), &record.cgroup);
     if let Some(existing) = node.records.edit(|draft| claim(draft, record)).await? {
         return Ok(existing);
     }
     tracing::Span::current().record("pod", id.as_str());
-    match make(&node, &id, &request).await {
+    match make(&node, &id, &request, plan).await {
         Ok(()) => Ok(id),
         Err(failure) => {
             undo(&node, &id).await;
@@ -73,26 +75,22 @@ fn claim(draft: &mut Draft, record: PodRecord) -> Result<Option<String>, Failure
         if same && existing.is_ready() && !used {
             return Ok(Some(existing.id.clone()));
         }
-        return Err(Failure::new(
-            Class::Exists,
-            format!(
-                "{} exists as {}; remove it or use another attempt number",
-                record.key(),
-                existing.id
-            ),
-        ));
+        return Err(Failure::taken(record.key(), &existing.id));
     }
     draft.put_pod(record);
     Ok(None)
 }
 
-async fn make(node: &NodeHandle, id: &str, request: &SandboxRequest) -> Result<(), Failure> {
-    let directory = node.pod_directory(id);
+async fn make(
+    node: &NodeHandle,
+    id: &str,
+    request: &SandboxRequest,
+    plan: CreatePod,
+) -> Result<(), Failure> {
+    let directory = plan.directory.clone();
     make_directories(&directory, request.log_directory.as_deref())?;
     let monitor = node.monitors.start(id, directory.clone()).await?;
     change(node, id, move |pod| pod.monitor = Some(monitor)).await?;
-    let cgroup = spec::sandbox::cgroup_path(request, &node.config.cgroup.parent, id)?;
-    let plan = spec::sandbox::plan(request, id, &directory, &cgroup);
     let (paths, netns) = create(node, id, plan).await?;
     change(node, id, move |pod| pod.paths = paths).await?;
     if let Some(netns) = netns {
@@ -165,7 +163,7 @@ async fn attach(
         .attach(AttachRequest {
             pod_id: id.to_owned(),
             netns,
-            host_ports: request.ports.iter().map(host_port).collect(),
+            host_ports: request.ports.clone(),
         })
         .await
         .map_err(|failure| failure.context("set up the pod's network"))?;
@@ -191,38 +189,11 @@ async fn change(
 /// Takes back a pod that could not be made. If that fails too, it is listed as not ready, so that
 /// Stop and Remove can finish.
 async fn undo(node: &NodeHandle, id: &str) {
-    let undone = teardown::teardown(node, id).await;
-    let id = id.to_owned();
-    let settled = match undone {
-        Ok(()) => {
-            teardown::remove_directory(node, &id);
-            node.records
-                .edit(move |draft| {
-                    draft.remove_pod(&id);
-                    Ok(())
-                })
-                .await
-        }
-        Err(failure) => {
-            tracing::error!(pod = id, %failure, "a pod that could not be made could not be undone");
-            change(node, &id, |pod| pod.state = PodState::NotReady).await
-        }
+    let Err(failure) = teardown::erase(node, id).await else {
+        return;
     };
-    if let Err(failure) = settled {
+    tracing::error!(pod = id, %failure, "a pod that could not be made could not be undone");
+    if let Err(failure) = change(node, id, |pod| pod.state = PodState::NotReady).await {
         tracing::error!(%failure, "the records could not be changed; the next start settles it");
-    }
-}
-
-/// A port as the request has it, for the network.
-fn host_port(port: &request::HostPort) -> HostPort {
-    HostPort {
-        protocol: match port.protocol {
-            request::Protocol::Tcp => Protocol::Tcp,
-            request::Protocol::Udp => Protocol::Udp,
-            request::Protocol::Sctp => Protocol::Sctp,
-        },
-        container_port: port.container_port,
-        host_port: port.host_port,
-        host_ip: port.host_ip,
     }
 }

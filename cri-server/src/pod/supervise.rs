@@ -1,14 +1,16 @@
 //! What monitors tell unasked: exits of containers, and their own end.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use bulkhead_runtime::monitor::wire::{Event, ExitRecord};
 use tokio::sync::mpsc;
 
 use super::teardown;
-use crate::failure::{Class, Doing, Failure};
+use crate::clock::now;
+use crate::failure::{Class, Doing, Failure, gone_is_done};
 use crate::monitor::Notice;
-use crate::node::{NodeHandle, now};
+use crate::node::NodeHandle;
 use crate::records::{ContainerState, ExitReason, PodState};
 
 /// The most an exit record may hold; we write them, but a pod's directory is not taken on trust.
@@ -51,7 +53,21 @@ pub async fn record_exit(node: &NodeHandle, exit: ExitRecord) -> Result<(), Fail
             })
         })
         .await;
-    crate::server::status::gone_is_done(result)
+    gone_is_done(result)
+}
+
+/// Records the exits a monitor knows of.
+///
+/// # Errors
+/// When the records can't be changed.
+pub async fn record_exits(
+    node: &NodeHandle,
+    exits: BTreeMap<String, ExitRecord>,
+) -> Result<(), Failure> {
+    for exit in exits.into_values() {
+        record_exit(node, exit).await?;
+    }
+    Ok(())
 }
 
 /// The pod lost its holder: what runs is killed, and both say so.
@@ -134,7 +150,7 @@ pub async fn settle_containers(node: &NodeHandle, pod: &str) -> Result<(), Failu
 }
 
 /// The durable record of an exit, if its monitor wrote one.
-pub fn read_exit(exits: &Path, container: &str) -> Option<ExitRecord> {
+fn read_exit(exits: &Path, container: &str) -> Option<ExitRecord> {
     let path = exits.join(format!("{container}.json"));
     let found = std::fs::symlink_metadata(&path).ok()?;
     if !found.is_file() || found.len() > MAX_EXIT_RECORD {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use bulkhead_runtime::monitor::wire::{PodState as Seen, Reply, Request};
+use bulkhead_runtime::monitor::wire::{Reply, Request};
 
 use super::supervise;
 use crate::failure::{Doing, Failure};
@@ -47,12 +47,27 @@ pub async fn teardown(node: &NodeHandle, id: &str) -> Result<(), Failure> {
         .await
 }
 
+/// Takes down whatever stands of a pod, then its directory and its record.
+///
+/// # Errors
+/// The first step that failed; the record stays then.
+pub async fn erase(node: &NodeHandle, id: &str) -> Result<(), Failure> {
+    teardown(node, id).await?;
+    remove_directory(node, id);
+    let id = id.to_owned();
+    node.records
+        .edit(move |draft| {
+            draft.remove_pod(&id);
+            Ok(())
+        })
+        .await
+}
+
 async fn end_processes(node: &NodeHandle, pod: &PodRecord) -> Result<(), Failure> {
     if pod.boot_id == node.boot_id {
         if let Err(failure) = ask_monitor(node, &pod.id).await {
             tracing::debug!(pod = pod.id, %failure, "the monitor can't end the pod; killing it");
         }
-        node.monitors.forget(&pod.id);
         if let Some(monitor) = pod.monitor {
             kill_monitor(node, monitor).await?;
         }
@@ -68,7 +83,7 @@ async fn ask_monitor(node: &NodeHandle, id: &str) -> Result<(), Failure> {
         link.ask(Request::StopPod, &[]).await?;
         // Its exits are recorded from here, so that they stand before Stop returns.
         if let Reply::State(state) = link.ask(Request::Status, &[]).await?.reply {
-            record_exits(node, state).await?;
+            supervise::record_exits(node, state.exited).await?;
         }
         node.monitors.forget(id);
         link.ask(Request::Shutdown, &[]).await
@@ -77,13 +92,6 @@ async fn ask_monitor(node: &NodeHandle, id: &str) -> Result<(), Failure> {
         .await
         .map_err(|_| Failure::internal("the monitor did not end its pod in time"))?
         .map(|_| ())
-}
-
-async fn record_exits(node: &NodeHandle, state: Seen) -> Result<(), Failure> {
-    for exit in state.exited.into_values() {
-        supervise::record_exit(node, exit).await?;
-    }
-    Ok(())
 }
 
 /// Ends a monitor that is still there.

@@ -13,7 +13,7 @@ mod store;
 mod stored;
 
 pub use container::{ContainerKey, ContainerRecord, ContainerState, ExitReason};
-pub use pod::{MonitorRecord, PodKey, PodRecord, PodState};
+pub use pod::{MonitorRecord, PodRecord, PodState};
 pub use snapshot::{Draft, Snapshot};
 pub use stored::Stored;
 

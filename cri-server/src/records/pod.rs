@@ -67,29 +67,6 @@ pub struct PodRecord {
     pub overhead: Option<Stored<LinuxContainerResources>>,
 }
 
-/// What makes a pod unique among those that exist.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PodKey {
-    /// The pod's name.
-    pub name: String,
-    /// Its Kubernetes namespace.
-    pub namespace: String,
-    /// Its Kubernetes UID.
-    pub uid: String,
-    /// How often the kubelet has tried.
-    pub attempt: u32,
-}
-
-impl std::fmt::Display for PodKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "pod {}/{} attempt {} (uid {})",
-            self.namespace, self.name, self.attempt, self.uid
-        )
-    }
-}
-
 impl PodRecord {
     /// The metadata, which every recorded pod has.
     pub fn metadata(&self) -> PodSandboxMetadata {
@@ -97,9 +74,9 @@ impl PodRecord {
     }
 
     /// The key the name is unique by.
-    pub fn key(&self) -> PodKey {
+    pub fn key(&self) -> SandboxKey {
         let metadata = self.metadata();
-        PodKey {
+        SandboxKey {
             name: metadata.name,
             namespace: metadata.namespace,
             uid: metadata.uid,
@@ -115,16 +92,5 @@ impl PodRecord {
     /// Whether containers can be created and started in it.
     pub fn is_ready(&self) -> bool {
         self.state == PodState::Ready
-    }
-}
-
-impl From<&SandboxKey> for PodKey {
-    fn from(key: &SandboxKey) -> Self {
-        Self {
-            name: key.name.clone(),
-            namespace: key.namespace.clone(),
-            uid: key.uid.clone(),
-            attempt: key.attempt,
-        }
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::store::Change;
-use super::{ContainerKey, ContainerRecord, PodKey, PodRecord};
+use super::{ContainerKey, ContainerRecord, PodRecord};
 use crate::failure::{Class, Failure};
+use crate::request::sandbox::SandboxKey;
 
 /// All pods and containers as of one commit.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +55,7 @@ impl Snapshot {
     }
 
     /// The pod that holds a name.
-    pub fn pod_by_key(&self, key: &PodKey) -> Option<&Arc<PodRecord>> {
+    pub fn pod_by_key(&self, key: &SandboxKey) -> Option<&Arc<PodRecord>> {
         self.pods.values().find(|pod| pod.key() == *key)
     }
 

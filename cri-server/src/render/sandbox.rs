@@ -1,8 +1,8 @@
 //! Pod sandboxes as the CRI shows them.
 
 use bulkhead_proto::runtime::v1::{
-    LinuxPodSandboxStatus, Namespace, NamespaceMode, NamespaceOption, PodIp, PodSandbox,
-    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
+    LinuxPodSandboxStatus, Namespace, NamespaceOption, PodIp, PodSandbox, PodSandboxNetworkStatus,
+    PodSandboxState, PodSandboxStatus,
 };
 
 use crate::records::{PodRecord, PodState};
@@ -55,13 +55,8 @@ fn namespace_options(pod: &PodRecord) -> NamespaceOption {
         .as_ref()
         .and_then(|linux| linux.security_context.as_ref())
         .and_then(|context| context.namespace_options.clone())
-        .unwrap_or_else(|| NamespaceOption {
-            network: NamespaceMode::Pod.into(),
-            pid: NamespaceMode::Pod.into(),
-            ipc: NamespaceMode::Pod.into(),
-            target_id: String::new(),
-            userns_options: None,
-        })
+        // Zero is POD in each.
+        .unwrap_or_default()
 }
 
 /// The first IPv4 address is the pod's, the others follow in order; none after the teardown.

@@ -10,6 +10,7 @@ use super::namespaces::{Namespaces, Of, Sharing};
 use super::security::{self, Profile, SelinuxOptions};
 use super::{Resources, enumeration, invalid, sysctl, text};
 use crate::failure::Failure;
+use crate::network::{HostPort, Protocol};
 
 /// The longest host name the kernel takes (`__NEW_UTS_LEN`, sethostname(2)).
 const HOSTNAME: usize = 64;
@@ -25,6 +26,16 @@ pub struct SandboxKey {
     pub uid: String,
     /// How many sandboxes of it failed before.
     pub attempt: u32,
+}
+
+impl std::fmt::Display for SandboxKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "pod {}/{} attempt {} (uid {})",
+            self.namespace, self.name, self.attempt, self.uid
+        )
+    }
 }
 
 /// A pod sandbox to run. Two requests that are equal mean the same sandbox.
@@ -88,30 +99,6 @@ impl Dns {
         }
         text
     }
-}
-
-/// A transport protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-    /// SCTP.
-    Sctp,
-}
-
-/// A port of the node that leads to a port of the pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// The protocol.
-    pub protocol: Protocol,
-    /// The pod's port.
-    pub container_port: u16,
-    /// The node's port.
-    pub host_port: u16,
-    /// The node's address it is bound to; none is all.
-    pub host_ip: Option<IpAddr>,
 }
 
 /// Reads the request. `handler` is `RunPodSandboxRequest.runtime_handler`.
@@ -337,16 +324,6 @@ fn information(
     resources
         .map(|resources| Resources::parse(field, Some(resources)))
         .transpose()
-}
-
-/// UpdatePodSandboxResources: what the kubelet already did to the pod's cgroup, to be recorded.
-pub fn parse_update(
-    request: &v1::UpdatePodSandboxResourcesRequest,
-) -> Result<(Option<Resources>, Option<Resources>), Failure> {
-    Ok((
-        information("overhead", request.overhead.as_ref())?,
-        information("resources", request.resources.as_ref())?,
-    ))
 }
 
 #[cfg(test)]

@@ -9,14 +9,13 @@ use tokio_stream::Empty;
 use tonic::{Request, Response, Status};
 
 use super::observe::{self, rpc};
-use super::status::gone_is_done;
 use super::unserved::unserved;
 use super::{Service, fits};
+use crate::clock::now;
 use crate::container;
-use crate::failure::Failure;
-use crate::node::now;
+use crate::failure::{Failure, gone_is_done};
 use crate::pod;
-use crate::records::{ContainerKey, PodKey};
+use crate::records::ContainerKey;
 use crate::render;
 use crate::request::exec::exec_sync;
 use crate::request::filter::{ContainerFilter, ContainerView, SandboxFilter, SandboxView};
@@ -66,7 +65,7 @@ impl Service {
         let config = request.config.unwrap_or_default();
         let parsed = request::sandbox::parse(&config, &request.runtime_handler)?;
         self.check_handler(&parsed.handler)?;
-        let key = PodKey::from(&parsed.key);
+        let key = parsed.key.clone();
         let work = pod::run::run(self.node.clone(), parsed, config);
         let id = self.node.runs.run("RunPodSandbox", key, wire, work).await?;
         observe::pod(&id);

@@ -29,17 +29,6 @@ impl From<Failure> for Status {
     }
 }
 
-/// Turns NOT_FOUND into success: Stop and Remove of what is gone are done.
-///
-/// # Errors
-/// Every other failure, unchanged.
-pub fn gone_is_done(result: Result<(), Failure>) -> Result<(), Failure> {
-    match result {
-        Err(failure) if failure.class() == Class::NotFound => Ok(()),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,11 +38,5 @@ mod tests {
         let status = Status::from(Failure::reasoned("RegistryUnavailable", "x is down"));
         assert_eq!(status.code(), Code::Unknown);
         assert!(status.message().starts_with("RegistryUnavailable: "));
-    }
-
-    #[test]
-    fn only_not_found_is_done() {
-        assert!(gone_is_done(Err(Failure::not_found("x"))).is_ok());
-        assert!(gone_is_done(Err(Failure::internal("x"))).is_err());
     }
 }
