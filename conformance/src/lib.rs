@@ -13,3 +13,4 @@ pub mod peers;
 pub mod registry;
 pub mod rig;
 pub mod tar;
+pub mod wait;

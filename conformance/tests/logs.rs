@@ -7,6 +7,7 @@ use anyhow::Result;
 use bulkhead_conformance::node::pods::{container, mount};
 use bulkhead_conformance::node::{Log, signal};
 use bulkhead_conformance::rig::Rig;
+use bulkhead_conformance::wait;
 use bulkhead_proto::runtime::v1 as cri;
 use rustix::process::Signal;
 
@@ -128,10 +129,12 @@ async fn o4_nobody_home_and_the_container_writes_on() -> Result<()> {
     );
     // It ends while nobody is there.
     let worst = volume.join("worst");
-    while !worst.exists() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    wait::until("the container's end", Duration::from_secs(30), async || {
+        Ok(worst.exists().then_some(()))
+    })
+    .await?;
     let ended = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+    // Longer than the tolerance below: a time taken at the restart would be found out.
     tokio::time::sleep(Duration::from_millis(500)).await;
     rig.node.launch().await?;
 
@@ -189,6 +192,7 @@ async fn a_reopened_log_goes_on_in_a_new_file() -> Result<()> {
         .reopen_container_log(request)
         .await?;
     let closed = fs::metadata(&old)?.len();
+    // Time for some twenty lines.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(
         fs::metadata(&old)?.len(),

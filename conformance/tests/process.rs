@@ -8,6 +8,7 @@ use bulkhead_conformance::node::Limits;
 use bulkhead_conformance::node::pods::{container, mount, security};
 use bulkhead_conformance::rig::Rig;
 use bulkhead_conformance::tar::{Entry, Layer};
+use bulkhead_conformance::wait;
 use bulkhead_proto::runtime::v1 as cri;
 use serde_json::{Value, json};
 
@@ -89,14 +90,12 @@ async fn m5_env_entries_that_are_no_assignment() -> Result<()> {
         .to_vec();
     let id = rig.start_in(&pod, &config).await?;
     let path = rig.node.status(&id).await?.log_path;
-    let own = loop {
-        // The shell writes it at once; the log may not be there yet.
+    let limit = std::time::Duration::from_secs(10);
+    let own = wait::until("the environment in the log", limit, async || {
         let log = bulkhead_conformance::node::Log::read(&path)?.stdout();
-        if log.contains("EMPTY") {
-            break log;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    };
+        Ok(log.contains("EMPTY").then_some(log))
+    })
+    .await?;
     let by_exec = rig.node.output(&id, &["probe", "environ"]).await?;
     for (from, text) in [("container", own), ("exec", by_exec)] {
         let lines: Vec<&str> = text.lines().collect();

@@ -1,12 +1,13 @@
 //! Names of images: cases R1 and R2, and the choice from an index, M1.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use bulkhead_conformance::images::{ImageBuilder, catalog};
 use bulkhead_conformance::node::pods::container;
 use bulkhead_conformance::rig::{self, Rig};
 use bulkhead_conformance::tar::Layer;
+use bulkhead_conformance::wait;
 use bulkhead_proto::runtime::v1 as cri;
 use serde_json::{Value, json};
 
@@ -118,14 +119,10 @@ async fn r2_removal_by_id_takes_every_name_and_spares_the_running_container() ->
     );
 
     rig.node.remove_container(&id).await?;
-    let begin = Instant::now();
-    while used_bytes(&rig).await? > empty + 1_000_000 {
-        ensure!(
-            begin.elapsed() < Duration::from_secs(15),
-            "the space is not freed"
-        );
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    wait::until("the space freed", Duration::from_secs(15), async || {
+        Ok((used_bytes(&rig).await? <= empty + 1_000_000).then_some(()))
+    })
+    .await?;
     rig.finish().await
 }
 

@@ -1,6 +1,11 @@
 //! A daemon that pretends: it keeps pods and containers in memory, writes logs, and ends containers
 //! as their environment says. Every method is written out by a macro, as the services have forty.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what goes wrong in the fake fails its test"
+)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +19,7 @@ use tonic::{Request, Response, Status};
 
 /// What the daemon holds, and the mutating requests it had.
 #[derive(Debug, Default)]
-pub struct State {
+pub(crate) struct State {
     pub calls: Vec<String>,
     pub sandboxes: BTreeMap<String, (PodSandboxConfig, i64)>,
     pub containers: BTreeMap<String, Fake>,
@@ -22,7 +27,7 @@ pub struct State {
 }
 
 #[derive(Clone, Debug)]
-pub struct Fake {
+pub(crate) struct Fake {
     pub sandbox: String,
     pub config: ContainerConfig,
     state: ContainerState,
@@ -32,11 +37,11 @@ pub struct Fake {
 }
 
 #[derive(Clone, Debug, Default)]
-pub struct Daemon(Arc<Mutex<State>>);
+pub(crate) struct Daemon(Arc<Mutex<State>>);
 
 impl Daemon {
     /// Serves on the socket until the process ends.
-    pub fn serve(&self, socket: &Path) {
+    pub(crate) fn serve(&self, socket: &Path) {
         let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (one, two) = (self.clone(), self.clone());
@@ -56,7 +61,7 @@ impl Daemon {
         });
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
 }

@@ -1,6 +1,8 @@
 //! `bulkhead play`, `ps`, `logs` and `down`, the executable itself, against a daemon that pretends:
 //! what is asked for and in which order, what people see, and that failures leave nothing.
 
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a failed test")]
+
 mod daemon;
 
 use std::fs;
