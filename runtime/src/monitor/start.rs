@@ -28,6 +28,9 @@ use crate::sys::{fd, memfd, pidfd, procfs};
 /// The cgroup of all monitors, outside the pods' (threat H1).
 pub const CGROUP: &str = "/bulkhead/monitors";
 
+/// How often the group may vanish before it is entered.
+const TRIES: u32 = 10;
+
 /// What `ps` shows; the kernel's short name is set by the monitor.
 const ARGUMENT_ZERO: &str = "bulkhead-monitor";
 
@@ -189,13 +192,23 @@ fn own_cgroup(pod_id: &str) -> String {
 
 /// On v1: moves this thread, and with it all it starts, into the monitors' cgroup.
 fn enter(hierarchies: &Hierarchies) -> Result<()> {
-    match hierarchies.mode() {
-        Mode::Unified => Ok(()),
-        Mode::Hybrid | Mode::Legacy => {
-            let (cgroup, _kept_for_the_next) = hierarchies.create(CGROUP)?;
-            cgroup.enter_thread()
+    if hierarchies.mode() == Mode::Unified {
+        return Ok(());
+    }
+    let mut tries = 0;
+    loop {
+        let (cgroup, _kept_for_the_next) = hierarchies.create(CGROUP)?;
+        match cgroup.enter_thread() {
+            // An earlier daemon that is just ending may remove the empty group under our hands.
+            Err(error) if tries < TRIES && is_gone(&error) => tries += 1,
+            entered => return entered,
         }
     }
+}
+
+fn is_gone(error: &Error) -> bool {
+    let gone = [Errno::NOENT, Errno::NODEV].map(Errno::raw_os_error);
+    error.errno().is_some_and(|errno| gone.contains(&errno))
 }
 
 fn start(image: &MonitorImage, hierarchies: &Hierarchies, options: StartOptions) -> Started {
