@@ -30,7 +30,7 @@ pub async fn listen(node: NodeHandle, mut notices: mpsc::Receiver<(String, Notic
         let handled = match notice {
             Notice::Event(Event::ContainerExited(exit)) => record_exit(&node, exit).await,
             Notice::Event(Event::PauseExited) => lost(&node, &pod, "the pause process ended").await,
-            Notice::Event(Event::ExecExited { .. }) => Ok(()),
+            Notice::Event(Event::ExecExited { .. } | Event::AttachEnded { .. }) => Ok(()),
             Notice::Lost => lost(&node, &pod, "the pod's monitor ended").await,
         };
         if let Err(failure) = handled {

@@ -84,6 +84,10 @@ impl Monitor {
                 }
                 done
             }
+            Request::Attach(_)
+            | Request::Detach { .. }
+            | Request::Resize { .. }
+            | Request::HangUp { .. } => done,
             Request::ReopenLog { container } => {
                 self.container(&container)?.log.reopen()?;
                 done
@@ -246,6 +250,10 @@ fn check_descriptors(request: &Request, descriptors: &[OwnedFd]) -> Result<()> {
         .into_iter()
         .filter(|wanted| *wanted)
         .count(),
+        Request::Attach(request) => [request.stdin, request.stdout, request.stderr]
+            .into_iter()
+            .filter(|wanted| *wanted)
+            .count(),
         _ => 0,
     };
     if descriptors.len() == expected {

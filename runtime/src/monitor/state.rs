@@ -151,6 +151,13 @@ impl Machine {
                 None => Err(unknown(container)),
             },
             Request::KillExec { .. } => Ok(()),
+            Request::Attach(_)
+            | Request::Detach { .. }
+            | Request::Resize { .. }
+            | Request::HangUp { .. } => Err(Error::new(
+                ErrorKind::Unsupported,
+                "attach is not served by this monitor",
+            )),
             Request::Remove { container } => match self.containers.get(container) {
                 None | Some(Container::Exited(_)) => Ok(()),
                 Some(Container::Running(_) | Container::Ending { .. }) => {

@@ -58,6 +58,33 @@ pub enum Request {
         /// The exec's id.
         id: String,
     },
+    /// Connects a client to the streams of a running container. Descriptors, in this order, those
+    /// that are asked for: stdin (read end), stdout (write end), stderr (write end).
+    Attach(Attach),
+    /// Ends an attach: its descriptors are closed, the container runs on. Answered before
+    /// [`Event::AttachEnded`], which follows. One that already ended is no error.
+    Detach {
+        /// The attach's id.
+        id: String,
+    },
+    /// Sets the window size of a terminal: of the container, or of one of its execs.
+    Resize {
+        /// The container's id.
+        container: String,
+        /// The exec's id; none is the container's own terminal.
+        exec: Option<String>,
+        /// Lines of characters.
+        rows: u16,
+        /// Characters in a line.
+        columns: u16,
+    },
+    /// The client of an exec with a terminal is gone: the monitor closes its copy of the master, and
+    /// with the daemon's closed too the kernel sends SIGHUP to the terminal's session (tty(4)). The
+    /// process isn't killed. An exec that already ended, or has no terminal, is no error.
+    HangUp {
+        /// The exec's id.
+        exec: String,
+    },
     /// Opens the log path anew (create, append); the old file gets nothing after the reply.
     ReopenLog {
         /// The container's id.
@@ -191,6 +218,25 @@ pub struct Exec {
     pub stderr: bool,
 }
 
+/// A client of a running container's streams. It sees what the container writes from now on,
+/// nothing from before. A client that doesn't read is dropped (see [`Event::AttachEnded`]): neither
+/// the log nor another client waits for it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Attach {
+    /// The id of this attach, chosen by the daemon, for [`Event::AttachEnded`].
+    pub id: String,
+    /// The container's id.
+    pub container: String,
+    /// The read end of the client's input comes along. It is copied into the container's stdin, or
+    /// closed at once if the container was started without one. What several clients send is mixed as
+    /// it comes.
+    pub stdin: bool,
+    /// The write end for the container's stdout comes along; a terminal's output is all stdout.
+    pub stdout: bool,
+    /// The write end for the container's stderr comes along; refused for a terminal.
+    pub stderr: bool,
+}
+
 /// The answer to a request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -207,7 +253,8 @@ pub enum Reply {
     /// To [`Request::Start`], once execve succeeded.
     Started(ProcessInfo),
     /// To [`Request::Exec`], once execve succeeded. Descriptors: the terminal's master if the
-    /// process has a terminal.
+    /// process has a terminal. The monitor keeps a copy of it until the exec ends or
+    /// [`Request::HangUp`], so a daemon that dies doesn't hang up.
     ExecStarted(ProcessInfo),
     /// To [`Request::Status`].
     State(PodState),
@@ -294,6 +341,15 @@ pub enum Event {
         exit_code: i32,
         /// It was killed because its time was up.
         timed_out: bool,
+    },
+    /// An attach ended and its descriptors are closed: the container ended, after all it had
+    /// written was handed over; or the client closed its ends; or [`Request::Detach`]; or it was
+    /// dropped.
+    AttachEnded {
+        /// The attach's id.
+        id: String,
+        /// Why the monitor gave the client up.
+        dropped: Option<String>,
     },
     /// The pause process died: the pod is no longer ready.
     PauseExited,
