@@ -16,6 +16,8 @@ pub mod image;
 pub mod mount;
 pub mod namespaces;
 pub mod resources;
+#[cfg(test)]
+mod rows;
 pub mod sandbox;
 pub mod security;
 pub mod signal;
