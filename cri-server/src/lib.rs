@@ -21,4 +21,5 @@ pub mod security;
 pub mod server;
 pub mod spec;
 pub mod stats;
+pub mod streaming;
 pub mod telemetry;

@@ -1,0 +1,3 @@
+//! Exec, attach and port-forward as byte streams of a client.
+
+pub mod spdy;
