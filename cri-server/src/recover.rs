@@ -4,7 +4,7 @@
 //! and its containers end as its monitor recorded, or as killed. Intents are settled by the code
 //! that serves requests: what was being made is undone, what was being removed is removed.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use bulkhead_runtime::monitor::wire::{PodState as Seen, Reply, Request};
 
@@ -42,6 +42,11 @@ async fn recover_pod(node: &NodeHandle, pod: &PodRecord) -> Result<(), Failure> 
     match pod.state {
         PodState::Creating => {
             tracing::info!(pod = id, "undoing a pod that was being made");
+            // Its monitor, if it came to one, is asked to end what it holds.
+            let directory = node.pod_directory(id);
+            if let Err(failure) = node.monitors.connect(id, &directory).await {
+                tracing::debug!(pod = id, %failure, "no monitor answers");
+            }
             teardown::erase(node, id).await
         }
         PodState::Removing => {
@@ -89,7 +94,11 @@ async fn take_over(node: &NodeHandle, pod: &str, state: Seen) -> Result<(), Fail
             .records
             .edit(move |draft| {
                 draft.change_container(&id, |container| {
-                    if container.state == ContainerState::Starting {
+                    // A start is written only when its end is known.
+                    if matches!(
+                        container.state,
+                        ContainerState::Created | ContainerState::Starting
+                    ) {
                         container.started(process);
                     }
                     Ok(())
@@ -147,11 +156,11 @@ async fn sweep(node: &NodeHandle) -> Result<(), Failure> {
         .map(|pod| pod.id.clone())
         .collect();
     node.network.gc(pods).await?;
-    let containers: BTreeSet<String> = snapshot
-        .containers()
-        .map(|container| container.id.clone())
-        .collect();
-    node.images.gc(containers).await?;
+    let mut holders = BTreeMap::new();
+    for container in snapshot.containers() {
+        holders.insert(container.id.clone(), container.image_id.parse()?);
+    }
+    node.images.gc(holders).await?;
     let folder = node.config.state.join("pods");
     let Ok(entries) = std::fs::read_dir(&folder) else {
         return Ok(());

@@ -43,7 +43,10 @@ pub async fn create(
     let id = fresh_id();
     let record = intent(&id, &pod, config, &image);
     let cgroup = record.cgroup.clone();
-    if let Some(existing) = node.records.edit(|draft| claim(draft, record)).await? {
+    // Not written: of a container that was being made, start-up finds its writable layer, which no
+    // record vouches for, and nothing else exists.
+    let claimed = node.records.edit_in_memory(|draft| claim(draft, record));
+    if let Some(existing) = claimed.await? {
         return Ok(existing);
     }
     let work = Work {
@@ -122,7 +125,7 @@ fn claim(draft: &mut Draft, record: ContainerRecord) -> Result<Option<String>, F
 
 async fn make(work: Work) -> Result<(), Failure> {
     let (node, id) = (work.node.clone(), work.id.clone());
-    node.images.hold(&work.image.id, &id).await?;
+    node.images.hold(&work.image.id, &id)?;
     let writable = node.images.writable(&id, &work.image.id).await?;
     let layers = node.images.layers(&work.image.id)?;
     let volumes = writable.upper.with_file_name("volumes");

@@ -25,9 +25,10 @@ const NEVER_STARTED: i32 = 128;
 /// reason `StartError`.
 pub async fn start(node: NodeHandle, id: String) -> Result<(), Failure> {
     let claimed = id.clone();
+    // Not written: what came of a start that was interrupted, its monitor knows.
     let container = node
         .records
-        .edit(move |draft| claim(draft, &claimed))
+        .edit_in_memory(move |draft| claim(draft, &claimed))
         .await?;
     match launch(&node, &container).await {
         Ok(process) => {
@@ -85,7 +86,7 @@ async fn launch(node: &NodeHandle, container: &ContainerRecord) -> Result<Proces
     let start = Start {
         container: container.id.clone(),
         spec: serde_json::value::RawValue::from_string(spec).doing("read the OCI spec")?,
-        rootfs: rootfs(node, container).await?,
+        rootfs: rootfs(node, container)?,
         log: log_target(node, container)?,
         stdin: container.config.stdin,
         stdin_once: container.config.stdin_once,
@@ -130,11 +131,10 @@ fn in_memory(content: &[u8]) -> std::io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-async fn rootfs(node: &NodeHandle, container: &ContainerRecord) -> Result<RootfsSource, Failure> {
-    let image = container.image_id.parse()?;
-    let writable = node.images.writable(&container.id, &image).await?;
+fn rootfs(node: &NodeHandle, container: &ContainerRecord) -> Result<RootfsSource, Failure> {
+    let writable = node.images.writable_paths(&container.id)?;
     Ok(RootfsSource {
-        lower: node.images.layers(&image)?,
+        lower: node.images.layers(&container.image_id.parse()?)?,
         upper: writable.upper,
         work: writable.work,
     })

@@ -1,4 +1,4 @@
-//! The images, names, layers and holds of the store, in memory and on record alike.
+//! The images, names and layers of the store, in memory and on record alike, and who holds what.
 //!
 //! Changes go one at a time through one lock, each a durable commit; they run on blocking threads.
 //! Readers take a snapshot and never wait for a change. Lock order: `state`, then `snapshot`.
@@ -47,6 +47,8 @@ pub(crate) struct Catalog {
 #[derive(Debug)]
 struct State {
     content: Content,
+    /// Holder (a container's id) → image. Not on record: the holders' own records say it.
+    holds: BTreeMap<String, ImageId>,
     /// Chain ids that running pulls need, counted.
     pins: HashMap<Digest, usize>,
 }
@@ -65,14 +67,15 @@ impl Catalog {
             metadata,
             state: Mutex::new(State {
                 content,
+                holds: BTreeMap::new(),
                 pins: HashMap::new(),
             }),
             snapshot: RwLock::default(),
         };
         {
             let mut state = lock(&catalog.state);
+            // Nothing is collected before the holders are known.
             catalog.repair(&mut state)?;
-            catalog.collect(&mut state)?;
             catalog.publish(&state);
         }
         Ok(catalog)
@@ -197,7 +200,7 @@ impl Catalog {
             .filter(|(_, named)| *named == id)
             .map(|(name, _)| Change::DropName(name.clone()))
             .collect();
-        if state.content.holds.values().any(|held| held == id) {
+        if state.holds.values().any(|held| held == id) {
             let listed = false;
             changes.push(Change::PutImage(
                 id.clone(),
@@ -214,41 +217,31 @@ impl Catalog {
         Ok(())
     }
 
-    /// Records that `holder` uses the image's content.
+    /// Notes that `holder` uses the image's content.
     pub(crate) fn hold(&self, id: &ImageId, holder: &str) -> Result<(), Failure> {
         let mut state = lock(&self.state);
         if !state.content.images.contains_key(id) {
             return Err(Failure::not_found(format!("no image {id}")));
         }
-        if state.content.holds.get(holder) == Some(id) {
-            return Ok(());
-        }
-        self.commit(
-            &mut state,
-            vec![Change::PutHold(holder.to_owned(), id.clone())],
-        )
+        state.holds.insert(holder.to_owned(), id.clone());
+        Ok(())
     }
 
     /// Ends the hold of `holder`, if it has one, and lets go what only it kept.
     pub(crate) fn release(&self, holder: &str) -> Result<(), Failure> {
-        self.release_where(|name| name == holder)
-    }
-
-    /// Ends every hold whose holder isn't alive, and lets go what nothing keeps.
-    pub(crate) fn retain(&self, live: &BTreeSet<String>) -> Result<(), Failure> {
-        self.release_where(|name| !live.contains(name))
-    }
-
-    fn release_where(&self, ended: impl Fn(&str) -> bool) -> Result<(), Failure> {
         let mut state = lock(&self.state);
-        let changes: Vec<Change> = state
-            .content
-            .holds
-            .keys()
-            .filter(|holder| ended(holder))
-            .map(|holder| Change::DropHold(holder.clone()))
-            .collect();
-        self.commit(&mut state, changes)?;
+        if state.holds.remove(holder).is_none() {
+            return Ok(());
+        }
+        self.collect(&mut state)?;
+        self.publish(&state);
+        Ok(())
+    }
+
+    /// Takes over all holds, and lets go what nothing keeps.
+    pub(crate) fn retain(&self, holders: BTreeMap<String, ImageId>) -> Result<(), Failure> {
+        let mut state = lock(&self.state);
+        state.holds = holders;
         self.collect(&mut state)?;
         self.publish(&state);
         Ok(())
@@ -257,7 +250,7 @@ impl Catalog {
     /// Drops images that are neither listed nor held, then layers without image or pin.
     fn collect(&self, state: &mut State) -> Result<(), Failure> {
         let content = &state.content;
-        let held: BTreeSet<&ImageId> = content.holds.values().collect();
+        let held: BTreeSet<&ImageId> = state.holds.values().collect();
         let (kept, dropped): (Vec<_>, Vec<_>) = content
             .images
             .iter()

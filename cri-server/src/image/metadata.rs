@@ -1,4 +1,4 @@
-//! The store's durable records, in redb: images, their names, layers, and who holds what.
+//! The store's durable records, in redb: images, their names, and layers.
 //!
 //! Every change is one transaction, durable when the call returns, with quick repair (an unclean
 //! open otherwise scans everything: redb#639). A layer's record is written after its files are
@@ -19,7 +19,6 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images");
 const NAMES: TableDefinition<'_, &str, &str> = TableDefinition::new("names");
 const LAYERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("layers");
-const HOLDS: TableDefinition<'_, &str, &str> = TableDefinition::new("holds");
 
 /// Version of the tables; a newer one is refused, not guessed at (threat P3).
 const VERSION: u64 = 1;
@@ -55,8 +54,6 @@ pub(crate) struct Content {
     pub images: BTreeMap<ImageId, ImageRecord>,
     pub names: BTreeMap<String, ImageId>,
     pub layers: BTreeMap<Digest, LayerRecord>,
-    /// Holder (a container's id) → image.
-    pub holds: BTreeMap<String, ImageId>,
 }
 
 /// One step of a change.
@@ -68,8 +65,6 @@ pub(crate) enum Change {
     DropName(String),
     PutLayer(Digest, LayerRecord),
     DropLayer(Digest),
-    PutHold(String, ImageId),
-    DropHold(String),
 }
 
 impl Change {
@@ -79,7 +74,6 @@ impl Change {
             Self::PutImage(..) | Self::DropImage(_) => "image",
             Self::PutName(..) | Self::DropName(_) => "name",
             Self::PutLayer(..) | Self::DropLayer(_) => "layer",
-            Self::PutHold(..) | Self::DropHold(_) => "hold",
         }
     }
 }
@@ -128,7 +122,6 @@ impl Metadata {
             transaction.open_table(IMAGES).doing("open table images")?;
             transaction.open_table(NAMES).doing("open table names")?;
             transaction.open_table(LAYERS).doing("open table layers")?;
-            transaction.open_table(HOLDS).doing("open table holds")?;
         }
         transaction.commit().doing("commit")
     }
@@ -154,12 +147,6 @@ impl Metadata {
             let record = serde_json::from_slice(value.value()).doing("read a layer's record")?;
             content.layers.insert(key.value().parse()?, record);
         }
-        let holds = transaction.open_table(HOLDS).doing("open table holds")?;
-        for row in holds.iter().doing("read holds")? {
-            let (key, value) = row.doing("read holds")?;
-            let id = value.value().parse()?;
-            content.holds.insert(key.value().to_owned(), id);
-        }
         Ok(content)
     }
 
@@ -176,7 +163,6 @@ impl Metadata {
             let mut images = transaction.open_table(IMAGES).doing("open table images")?;
             let mut names = transaction.open_table(NAMES).doing("open table names")?;
             let mut layers = transaction.open_table(LAYERS).doing("open table layers")?;
-            let mut holds = transaction.open_table(HOLDS).doing("open table holds")?;
             for change in changes {
                 let what = change.subject();
                 match change {
@@ -205,14 +191,6 @@ impl Metadata {
                     }
                     Change::DropLayer(chain) => {
                         layers.remove(chain.to_string().as_str()).doing(what)?;
-                    }
-                    Change::PutHold(holder, id) => {
-                        holds
-                            .insert(holder.as_str(), id.to_string().as_str())
-                            .doing(what)?;
-                    }
-                    Change::DropHold(holder) => {
-                        holds.remove(holder.as_str()).doing(what)?;
                     }
                 }
             }
@@ -244,12 +222,6 @@ impl Content {
                 Change::DropLayer(chain) => {
                     self.layers.remove(&chain);
                 }
-                Change::PutHold(holder, id) => {
-                    self.holds.insert(holder, id);
-                }
-                Change::DropHold(holder) => {
-                    self.holds.remove(&holder);
-                }
             }
         }
     }
@@ -277,7 +249,6 @@ mod tests {
             .commit(&[
                 Change::PutImage(id.clone(), record.clone()),
                 Change::PutName("r.io/x:1".into(), id.clone()),
-                Change::PutHold("c1".into(), id.clone()),
             ])
             .unwrap();
         // As after kill -9: the file as it is on disk while the database is still open.
@@ -286,6 +257,5 @@ mod tests {
         let (_, content) = Metadata::open(&copy).unwrap();
         assert_eq!(content.images.get(&id), Some(&record));
         assert_eq!(content.names.get("r.io/x:1"), Some(&id));
-        assert_eq!(content.holds.get("c1"), Some(&id));
     }
 }

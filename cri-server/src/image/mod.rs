@@ -35,7 +35,7 @@ pub mod unpack;
 mod volume;
 mod writable;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -113,11 +113,10 @@ impl ImageStore {
             .await
     }
 
-    /// Keeps an image's content for `holder` (a container's id) until released; durable.
-    pub async fn hold(&self, id: &ImageId, holder: &str) -> Result<(), Failure> {
-        let (id, holder) = (id.clone(), holder.to_owned());
-        self.blocking(move |store| store.catalog.hold(&id, &holder))
-            .await
+    /// Keeps an image's content for `holder` (a container's id) until released. Not durable: the
+    /// containers' records say which images they use, and [`ImageStore::gc`] is told at start.
+    pub fn hold(&self, id: &ImageId, holder: &str) -> Result<(), Failure> {
+        self.0.catalog.hold(id, holder)
     }
 
     /// Ends the hold of `holder`; none is fine.
@@ -139,13 +138,19 @@ impl ImageStore {
             .ok_or_else(|| Failure::not_found(format!("no image {id}")))
     }
 
-    /// Ends holds and removes writable layers of containers other than `live`; at start.
-    pub async fn gc(&self, live: BTreeSet<String>) -> Result<(), Failure> {
+    /// Takes over who holds which image, and removes the writable layers of all others and the
+    /// content that nothing needs; at start.
+    pub async fn gc(&self, holders: BTreeMap<String, ImageId>) -> Result<(), Failure> {
         self.blocking(move |store| {
-            store.writable.retain(&live)?;
-            store.catalog.retain(&live)
+            store.writable.retain(&holders)?;
+            store.catalog.retain(holders)
         })
         .await
+    }
+
+    /// Where the upper and work directory of a container are, once made.
+    pub fn writable_paths(&self, container: &str) -> Result<Writable, Failure> {
+        self.0.writable.paths(container)
     }
 
     /// The upper and work directory of a container of image `id`, made if they aren't there.

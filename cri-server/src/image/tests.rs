@@ -6,7 +6,7 @@ mod lies;
 mod names;
 mod script;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -294,7 +294,7 @@ async fn writable_layers_look_like_the_image_s_root_and_go_when_asked() {
     bench.store.remove_writable("c1").await.unwrap();
     bench.store.remove_writable("c1").await.unwrap();
     assert!(!writable.upper.exists());
-    bench.store.gc(BTreeSet::new()).await.unwrap();
+    bench.store.gc(BTreeMap::new()).await.unwrap();
     assert_eq!(bench.count("writable"), 0);
     bench.assert_clean(1);
 }

@@ -4,7 +4,7 @@
 //! of the container's `/`, so they are copied from the image's root; everything above it is 0700, so
 //! nobody else on the node gets in (threat O1).
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,14 +57,20 @@ impl WritableLayers {
         Ok(ids)
     }
 
-    /// Makes the two directories for `id`, or finds them made; `root` is the image's topmost lower.
-    pub(crate) fn create(&self, id: &str, root: &Path) -> Result<Writable, Failure> {
+    /// Where the two directories of `id` are.
+    pub(crate) fn paths(&self, id: &str) -> Result<Writable, Failure> {
         check_id(id)?;
         let folder = self.folder.join(id);
-        let writable = Writable {
+        Ok(Writable {
             upper: folder.join("upper"),
             work: folder.join("work"),
-        };
+        })
+    }
+
+    /// Makes the two directories for `id`, or finds them made; `root` is the image's topmost lower.
+    pub(crate) fn create(&self, id: &str, root: &Path) -> Result<Writable, Failure> {
+        let writable = self.paths(id)?;
+        let folder = self.folder.join(id);
         make_private(&folder)?;
         make_private(&writable.work)?;
         make_private(&writable.upper)?;
@@ -100,9 +106,9 @@ impl WritableLayers {
     }
 
     /// Removes the layers of containers that aren't alive.
-    pub(crate) fn retain(&self, live: &BTreeSet<String>) -> Result<(), Failure> {
+    pub(crate) fn retain<T>(&self, live: &BTreeMap<String, T>) -> Result<(), Failure> {
         for id in self.ids()? {
-            if !live.contains(&id) {
+            if !live.contains_key(&id) {
                 self.meter.forget(&id);
                 self.trash.take(&self.folder.join(&id))?;
             }

@@ -170,6 +170,8 @@ async fn attach(
     change(node, id, move |pod| pod.network = Some(attachment)).await
 }
 
+/// A step of the making. Not yet written: what an end of the daemon leaves of a pod that was being
+/// made, start-up finds by the pod's id alone.
 async fn change(
     node: &NodeHandle,
     id: &str,
@@ -177,7 +179,7 @@ async fn change(
 ) -> Result<(), Failure> {
     let id = id.to_owned();
     node.records
-        .edit(move |draft| {
+        .edit_in_memory(move |draft| {
             draft.change_pod(&id, |pod| {
                 change(pod);
                 Ok(())

@@ -11,8 +11,9 @@ use crate::records::PodState;
 /// When something could not be taken down: the kubelet asks again, so no address leaks.
 pub async fn stop(node: NodeHandle, id: String) -> Result<(), Failure> {
     let changed = id.clone();
+    // Not written: a pod whose monitor has ended is found not to be ready at the next start.
     node.records
-        .edit(move |draft| {
+        .edit_in_memory(move |draft| {
             draft.change_pod(&changed, |pod| {
                 if pod.state == PodState::Ready {
                     pod.state = PodState::NotReady;

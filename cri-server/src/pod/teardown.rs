@@ -33,9 +33,7 @@ pub async fn teardown(node: &NodeHandle, id: &str) -> Result<(), Failure> {
         .detach(id)
         .await
         .map_err(|failure| failure.context("take down the pod's network"))?;
-    if pod.netns.is_some() {
-        netns::unbind(id)?;
-    }
+    netns::unbind(id)?;
     let id = id.to_owned();
     node.records
         .edit(move |draft| {

@@ -2,8 +2,9 @@
 //!
 //! Every change is an [`Records::edit`]: a closure that runs alone, on the one writer thread, over a
 //! [`Draft`] of the current state. It checks and changes; what it changed is committed to redb with
-//! the other edits that were waiting, and only then published. Readers take a [`Snapshot`], which
-//! never waits and never changes. Transitions that exclude each other (starting and removing, two
+//! the other edits that were waiting, and only then published (steps that start-up can do without
+//! are only published, [`Records::edit_in_memory`]: a commit waits for the disk). Readers take a
+//! [`Snapshot`], which never waits and never changes. Transitions that exclude each other (starting and removing, two
 //! pods of one name) are decided inside an edit, so there is no lock to hold over I/O.
 
 mod container;
@@ -11,6 +12,8 @@ mod pod;
 mod snapshot;
 mod store;
 mod stored;
+#[cfg(test)]
+mod tests;
 
 pub use container::{ContainerKey, ContainerRecord, ContainerState, ExitReason};
 pub use pod::{MonitorRecord, PodRecord, PodState};
@@ -34,6 +37,7 @@ type Notify = Box<dyn FnOnce(Result<(), Failure>) + Send>;
 
 struct EditOutcome {
     keep: bool,
+    durable: bool,
     notify: Notify,
 }
 
@@ -93,6 +97,28 @@ impl Records {
         T: Send + 'static,
         F: FnOnce(&mut Draft) -> Result<T, Failure> + Send + 'static,
     {
+        self.queue(true, edit).await
+    }
+
+    /// As [`Records::edit`], but only published: it is written with the record's next durable edit.
+    /// For what start-up does without or learns elsewhere, since an end of the daemon loses it;
+    /// each caller says where from.
+    ///
+    /// # Errors
+    /// The edit's own failure.
+    pub async fn edit_in_memory<T, F>(&self, edit: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Draft) -> Result<T, Failure> + Send + 'static,
+    {
+        self.queue(false, edit).await
+    }
+
+    async fn queue<T, F>(&self, durable: bool, edit: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Draft) -> Result<T, Failure> + Send + 'static,
+    {
         let (sender, receiver) = oneshot::channel();
         let boxed: Edit = Box::new(move |draft| {
             let result = edit(draft);
@@ -101,7 +127,11 @@ impl Records {
                 // The caller may be gone; the change stands all the same.
                 drop(sender.send(committed.and(result)));
             });
-            EditOutcome { keep, notify }
+            EditOutcome {
+                keep,
+                durable,
+                notify,
+            }
         });
         self.edits.send(boxed).map_err(|_| closed())?;
         receiver.await.map_err(|_| closed())?
@@ -167,6 +197,7 @@ impl Writer {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
+        let mut changed = false;
         let mut changes: Vec<Change> = Vec::new();
         let mut notifications = Vec::with_capacity(batch.len());
         for edit in batch {
@@ -175,7 +206,10 @@ impl Writer {
             if outcome.keep {
                 let (next, made) = draft.finish();
                 state = next;
-                changes.extend(made);
+                changed |= !made.is_empty();
+                if outcome.durable {
+                    changes.extend(made);
+                }
             }
             notifications.push(outcome.notify);
         }
@@ -184,7 +218,7 @@ impl Writer {
         } else {
             self.store.commit(&changes)
         };
-        if committed.is_ok() && !changes.is_empty() {
+        if committed.is_ok() && changed {
             *self.current.write().unwrap_or_else(PoisonError::into_inner) = state;
             self.changed
                 .send_modify(|generation| *generation = generation.wrapping_add(1));

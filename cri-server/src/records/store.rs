@@ -56,7 +56,11 @@ impl Store {
             .open(file)
             .and_then(|opened| opened.set_permissions(std::fs::Permissions::from_mode(0o600)))
             .doing(doing())?;
-        let database = Database::create(file).doing(doing())?;
+        let database = Database::builder()
+            // Everything but the specs is mirrored in memory; the default cache is 1 GiB.
+            .set_cache_size(4 << 20)
+            .create(file)
+            .doing(doing())?;
         let store = Self { database };
         store
             .check_format()

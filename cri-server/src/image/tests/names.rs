@@ -62,7 +62,7 @@ async fn r2_removal_takes_every_name_and_a_holder_does_not_notice() {
     assert_eq!(images.len(), 1);
     assert_eq!(images[0].repo_tags.len(), 2);
     let id = images[0].id.clone();
-    bench.store.hold(&id, "c1").await.unwrap();
+    bench.store.hold(&id, "c1").unwrap();
     let lowers = bench.store.layers(&id).unwrap();
     let full = bench.store.fs_info().used_bytes;
     assert!(full > before);
@@ -94,7 +94,7 @@ async fn a_removed_image_that_is_held_comes_back_by_a_pull_without_its_layers() 
     registry.serve("x/a", "1", &Content::image(&[&[("a", "1")]]));
     let bench = Bench::new();
     let image = bench.pull(&registry.name("x/a:1")).await.unwrap();
-    bench.store.hold(&image.id, "c1").await.unwrap();
+    bench.store.hold(&image.id, "c1").unwrap();
     bench.store.remove("sha256:").await.unwrap_err();
     bench.store.remove(&registry.name("x/a:1")).await.unwrap();
     registry.forget();
@@ -103,18 +103,18 @@ async fn a_removed_image_that_is_held_comes_back_by_a_pull_without_its_layers() 
     bench.store.release("c1").await.unwrap();
     assert_eq!(bench.store.list().len(), 1);
     // Holders that died with the node.
-    bench.store.hold(&image.id, "c2").await.unwrap();
+    bench.store.hold(&image.id, "c2").unwrap();
     bench.store.remove(&image.id.to_string()).await.unwrap();
     bench.assert_clean(1);
     bench
         .store
-        .gc(BTreeSet::from(["c2".to_owned()]))
+        .gc(BTreeMap::from([("c2".to_owned(), image.id.clone())]))
         .await
         .unwrap();
     bench.assert_clean(1);
-    bench.store.gc(BTreeSet::new()).await.unwrap();
+    bench.store.gc(BTreeMap::new()).await.unwrap();
     bench.assert_clean(0);
-    let failure = bench.store.hold(&image.id, "c3").await.unwrap_err();
+    let failure = bench.store.hold(&image.id, "c3").unwrap_err();
     assert_eq!(failure.class(), Class::NotFound);
 }
 
