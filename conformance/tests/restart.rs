@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bulkhead_conformance::node::pods::container;
+use bulkhead_conformance::node::pods::{self, container};
 use bulkhead_conformance::node::{Log, Options, signal, unmount_below};
 use bulkhead_conformance::rig::{Pod, Rig};
 use bulkhead_conformance::wait;
@@ -100,6 +100,59 @@ async fn a_killed_daemon_finds_its_pods_running_and_the_exits_it_missed() -> Res
         (0..numbers.len()).collect::<Vec<_>>(),
         "lines lost or doubled"
     );
+    rig.finish().await
+}
+
+/// However far it came, what was being made is afterwards either there or not there at all.
+#[tokio::test]
+async fn a_daemon_killed_while_it_makes_pods_and_containers_leaves_nothing_half_made() -> Result<()>
+{
+    let mut rig = Rig::start().await?;
+    let busybox = rig.busybox().await?.to_owned();
+    for (round, delay) in [2, 5, 9, 14, 20, 27, 35, 50, 80].into_iter().enumerate() {
+        let config = pods::pod(&rig.node, &format!("half-{round}"));
+        let (mut client, image) = (rig.node.runtime.clone(), busybox.clone());
+        let making = tokio::spawn(async move {
+            let request = cri::RunPodSandboxRequest {
+                config: Some(config.clone()),
+                runtime_handler: String::new(),
+            };
+            let pod = client.run_pod_sandbox(request).await?.into_inner();
+            let request = cri::CreateContainerRequest {
+                pod_sandbox_id: pod.pod_sandbox_id,
+                config: Some(container("main", &image, &["sleep", "1000"])),
+                sandbox_config: Some(config),
+            };
+            let made = client.create_container(request).await?.into_inner();
+            let container_id = made.container_id;
+            client
+                .start_container(cri::StartContainerRequest { container_id })
+                .await
+        });
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        rig.node.kill()?;
+        drop(making.await);
+        rig.node.launch().await?;
+        for pod in rig.node.list_pods().await? {
+            let state = pod.state();
+            assert_eq!(state, cri::PodSandboxState::SandboxReady, "round {round}");
+            for found in rig.node.list_containers().await? {
+                // Created, or running; a start is never half done.
+                if found.state() == cri::ContainerState::ContainerRunning {
+                    let answer = rig.node.output(&found.id, &["echo", "here"]).await?;
+                    assert_eq!(answer, "here\n");
+                } else {
+                    assert_eq!(found.state(), cri::ContainerState::ContainerCreated);
+                }
+            }
+            rig.node.stop_pod(&pod.id).await?;
+            rig.node.remove_pod(&pod.id).await?;
+        }
+        assert!(rig.node.list_containers().await?.is_empty());
+        // The folder itself comes with the first pod.
+        let folders = fs::read_dir(rig.node.state().join("pods")).map_or(0, Iterator::count);
+        assert_eq!(folders, 0, "round {round}");
+    }
     rig.finish().await
 }
 

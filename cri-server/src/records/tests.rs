@@ -59,7 +59,10 @@ async fn what_an_edit_put_is_there_after_a_kill() {
     });
     put.await.unwrap();
     let found = after_a_kill(&file);
-    assert_eq!(found.pod("a").map(|found| (**found).clone()), Some(pod("a")));
+    assert_eq!(
+        found.pod("a").map(|found| (**found).clone()),
+        Some(pod("a"))
+    );
 }
 
 #[tokio::test]
