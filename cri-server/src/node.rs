@@ -15,6 +15,7 @@ use crate::ops::inflight::Inflight;
 use crate::ops::tasks::Tasks;
 use crate::records::{ContainerKey, Records};
 use crate::request::sandbox::SandboxKey;
+use crate::security::apparmor::load::AppArmor;
 use crate::security::seccomp::SeccompCache;
 use crate::stats::StatsCache;
 
@@ -45,6 +46,8 @@ pub struct Node {
     pub stops: Stops,
     /// Stopping and removing in flight, by verb and id.
     pub endings: Inflight<String, ()>,
+    /// The default AppArmor profile and the list of those loaded.
+    pub apparmor: AppArmor,
     /// Compiled seccomp programs.
     pub seccomp: SeccompCache,
     /// Usage last read.

@@ -12,6 +12,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::terminal::{safe, say};
 use crate::config::Config;
+use crate::security::apparmor;
 
 /// What a controller does for containers, whether Bulkhead needs it, and how a kernel has it.
 const CONTROLLERS: [(Controller, &str, bool, &str); 8] = [
@@ -104,6 +105,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<ExitCode> {
                 name: report.name,
                 used_for: report.used_for,
             }));
+            rows.extend(features.apparmor.then(apparmor_profile));
         }
         Err(error) => rows.push(row(
             "kernel",
@@ -180,6 +182,20 @@ fn executable(config: &Config) -> Row {
         State::Needed
     };
     row("bulkhead-monitor", state, "every pod", &note)
+}
+
+/// What the default AppArmor profile takes on a kernel that has AppArmor.
+fn apparmor_profile() -> Row {
+    let (state, note) = match apparmor::load::parser() {
+        Some(parser) => (State::Used, parser.display().to_string()),
+        None => (State::Absent, apparmor::load::no_parser()),
+    };
+    row(
+        "AppArmor profile",
+        state,
+        "loading the default profile; without it only loaded profiles asked for by name apply",
+        &note,
+    )
 }
 
 fn controllers(places: &dyn Placement, mode: Mode, device_programs: bool) -> Vec<Row> {

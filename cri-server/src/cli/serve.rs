@@ -21,6 +21,7 @@ use crate::ops::inflight::Inflight;
 use crate::ops::tasks::Tasks;
 use crate::pod::supervise;
 use crate::records::Records;
+use crate::security::apparmor::load::AppArmor;
 use crate::security::seccomp::SeccompCache;
 use crate::server::{self, listen};
 use crate::stats::{self, StatsCache};
@@ -60,7 +61,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     })?;
     let socket = config.socket.path.clone();
     let (sender, notices) = mpsc::channel(NOTICES);
-    let node = open(config, sender)?;
+    let node = open(config, sender).await?;
     recover::recover(&node).await?;
     let tasks = node.tasks.clone();
     drop(tasks.spawn("supervise", supervise::listen(node.clone(), notices)));
@@ -82,7 +83,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open(config: Config, notices: mpsc::Sender<(String, Notice)>) -> anyhow::Result<NodeHandle> {
+async fn open(
+    config: Config,
+    notices: mpsc::Sender<(String, Notice)>,
+) -> anyhow::Result<NodeHandle> {
     let tasks = Tasks::default();
     let features = Features::probe()?;
     let hierarchies = Hierarchies::probe()?;
@@ -99,6 +103,7 @@ fn open(config: Config, notices: mpsc::Sender<(String, Notice)>) -> anyhow::Resu
         notices,
     )?;
     Ok(Arc::new(Node {
+        apparmor: AppArmor::start(&features).await,
         features,
         hierarchies,
         records,

@@ -21,6 +21,7 @@ use crate::records::{ContainerRecord, ContainerState, Draft, PodRecord, Stored};
 use crate::request::container::ContainerRequest;
 use crate::request::sandbox::SandboxRequest;
 use crate::request::signal::Signal;
+use crate::security::apparmor::Policy;
 use crate::spec::container::{ContainerInputs, ContainerSpec};
 use crate::spec::mounts::Files;
 use crate::spec::security::Settings;
@@ -43,7 +44,10 @@ pub async fn create(
     let id = fresh_id();
     let record = intent(&id, &pod, config, &image);
     let cgroup = record.cgroup.clone();
-    if let Some(existing) = take_name(&node, record).await? {
+    // Not written: of a container that was being made, start-up finds its writable layer, which no
+    // record vouches for, and nothing else exists.
+    let claimed = node.records.edit_in_memory(|draft| claim(draft, record));
+    if let Some(existing) = claimed.await? {
         return Ok(existing);
     }
     let work = Work {
@@ -97,28 +101,6 @@ fn intent(id: &str, pod: &PodRecord, config: ContainerConfig, image: &Image) -> 
     }
 }
 
-/// Takes the container's name. What an unfinished creation or removal left under it is cleared away
-/// first, so that the kubelet's next try does not meet a reserved name (case T5); a request in
-/// flight is not met here, it was joined.
-async fn take_name(node: &NodeHandle, record: ContainerRecord) -> Result<Option<String>, Failure> {
-    let key = record.key();
-    let unfinished = |held: &&Arc<ContainerRecord>| {
-        matches!(
-            held.state,
-            ContainerState::Creating | ContainerState::Removing
-        )
-    };
-    let snapshot = node.records.snapshot();
-    if let Some(left) = snapshot.container_by_key(&key).filter(unfinished) {
-        let cleared = erase(node, &left.pod, &left.id).await;
-        cleared.map_err(|failure| failure.context(format!("free the name of {key}")))?;
-    }
-    // Not written: of a container that was being made, start-up finds its writable layer, which no
-    // record vouches for, and nothing else exists.
-    let claimed = node.records.edit_in_memory(|draft| claim(draft, record));
-    claimed.await
-}
-
 /// Takes the container's name, or finds the container an equal request made.
 fn claim(draft: &mut Draft, record: ContainerRecord) -> Result<Option<String>, Failure> {
     if !draft
@@ -148,9 +130,10 @@ async fn make(work: Work) -> Result<(), Failure> {
     let writable = node.images.writable(&id, &work.image.id).await?;
     let layers = node.images.layers(&work.image.id)?;
     let volumes = writable.upper.with_file_name("volumes");
+    let apparmor = node.apparmor.policy().await?;
     let made = node
         .tasks
-        .blocking(move || work.decide(&layers, &volumes))
+        .blocking(move || work.decide(&layers, &volumes, apparmor))
         .await
         .doing("build the container")??;
     // Compiled now, so that a bad profile is an error of CreateContainer.
@@ -192,11 +175,16 @@ struct Made {
 
 impl Work {
     /// `layers` are the image's, topmost first; the image's volumes are made in `volumes`.
-    fn decide(&self, layers: &[PathBuf], volumes: &Path) -> Result<Made, Failure> {
+    fn decide(
+        &self,
+        layers: &[PathBuf],
+        volumes: &Path,
+        apparmor: Option<Policy>,
+    ) -> Result<Made, Failure> {
         let root = rootfs::read_only(layers, &self.node.features)?;
         let user = spec::process::user_spec(&self.request, &self.image.config);
         let identity = users::resolve(root.as_fd(), &user)?;
-        let built = self.build(&identity, volumes)?;
+        let built = self.build(&identity, volumes, apparmor)?;
         if !built.unknown_syscalls.is_empty() {
             tracing::warn!(names = ?built.unknown_syscalls, "the seccomp profile names unknown calls");
         }
@@ -213,7 +201,12 @@ impl Work {
         })
     }
 
-    fn build(&self, identity: &Identity, volumes: &Path) -> Result<ContainerSpec, Failure> {
+    fn build(
+        &self,
+        identity: &Identity,
+        volumes: &Path,
+        apparmor: Option<Policy>,
+    ) -> Result<ContainerSpec, Failure> {
         let (node, request) = (&self.node, &self.request);
         let shared = PodFiles::of(&node.pod_directory(&self.pod.id));
         let settings = Settings {
@@ -248,7 +241,7 @@ impl Work {
             volumes_directory: volumes,
             mount_table: &facts::mount_table()?,
             seccomp_file: seccomp_file.as_deref(),
-            node: &facts::node(&node.features)?,
+            node: &facts::node(&node.features, apparmor),
             placement: &node.hierarchies,
             settings,
             rlimits: node.config.rlimits,

@@ -1,6 +1,5 @@
 //! What CreateContainer has to read of the node before its spec can be decided.
 
-use std::collections::BTreeSet;
 use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use crate::config::SeccompWhenUnset;
 use crate::failure::{Doing, Failure};
 use crate::request::container::ContainerRequest;
 use crate::request::mount::{DeviceRequest, MountRequest};
+use crate::security::apparmor::Policy;
 use crate::security::seccomp::{self, MAX_FILE, SeccompChoice};
 use crate::spec::NodeFacts;
 use crate::spec::devices::HostDevice;
@@ -23,30 +23,15 @@ const MAX_DEVICES: usize = 4096;
 const MAX_DEPTH: usize = 16;
 
 /// The node as the mapping sees it.
-pub(super) fn node(features: &Features) -> Result<NodeFacts, Failure> {
-    Ok(NodeFacts {
+pub(super) fn node(features: &Features, apparmor: Option<Policy>) -> NodeFacts {
+    NodeFacts {
         kernel: features.kernel,
-        apparmor: if features.apparmor {
-            Some(apparmor_profiles()?)
-        } else {
-            None
-        },
+        apparmor,
         selinux: features.selinux,
         seccomp: features.seccomp,
         last_capability: features.last_capability,
         held_capabilities: features.held_capabilities,
-    })
-}
-
-/// Names of the profiles loaded now: `name (mode)` a line.
-fn apparmor_profiles() -> Result<BTreeSet<String>, Failure> {
-    let path = "/sys/kernel/security/apparmor/profiles";
-    let text = std::fs::read_to_string(path).doing(format!("read {path}"))?;
-    Ok(text
-        .lines()
-        .filter_map(|line| line.rsplit_once(" ("))
-        .map(|(name, _)| name.into())
-        .collect())
+    }
 }
 
 /// The node's mounts.

@@ -2,9 +2,12 @@
 //!
 //! Idempotent, and works without the monitor. The record says what may exist.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bulkhead_runtime::monitor::wire::{Reply, Request};
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 
 use super::supervise;
 use crate::failure::{Doing, Failure};
@@ -72,7 +75,18 @@ async fn end_processes(node: &NodeHandle, pod: &PodRecord) -> Result<(), Failure
     }
     node.monitors.forget(&pod.id);
     node.monitors.clean_up(&pod.id).await?;
-    remove_cgroup(node, pod).await
+    remove_cgroup(node, pod).await?;
+    unmount_shm(&node.pod_directory(&pod.id))
+}
+
+/// Unmounts what a killed monitor left of the pod's `/dev/shm` below the pod's directory, where it
+/// stands before Linux 6.15. Nothing there is success.
+fn unmount_shm(directory: &Path) -> Result<(), Failure> {
+    let path = directory.join("shm");
+    match unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(error) => Err(error).doing(format!("unmount {}", path.display())),
+    }
 }
 
 async fn ask_monitor(node: &NodeHandle, id: &str) -> Result<(), Failure> {
@@ -119,6 +133,9 @@ async fn remove_cgroup(node: &NodeHandle, pod: &PodRecord) -> Result<(), Failure
 /// Removes the pod's directory. What can't be removed is reported and left to the next start.
 pub fn remove_directory(node: &NodeHandle, id: &str) {
     let directory = node.pod_directory(id);
+    if let Err(failure) = unmount_shm(&directory) {
+        tracing::warn!(%failure, "it is left over");
+    }
     match std::fs::remove_dir_all(&directory) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}

@@ -14,15 +14,15 @@ pub mod resources;
 pub mod sandbox;
 pub mod security;
 
-use std::collections::BTreeSet;
+use crate::security::apparmor::Policy;
 
 /// What the mapping has to know of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
     /// Release of the running kernel, major and minor.
     pub kernel: (u32, u32),
-    /// AppArmor profiles loaded; none if the node has no AppArmor.
-    pub apparmor: Option<BTreeSet<String>>,
+    /// AppArmor; none if the node has none.
+    pub apparmor: Option<Policy>,
     /// SELinux is on.
     pub selinux: bool,
     /// Seccomp filters can be loaded.

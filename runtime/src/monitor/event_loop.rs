@@ -1,15 +1,14 @@
 //! The monitor's loop: one thread, one epoll. What is ready is dispatched to [`super::requests`]
-//! (the daemon asks) and [`super::endings`] (a process ended, a time is up), [`super::outputs`] and
-//! [`super::attach`] (bytes came). No source is served for long before the others have their turn.
+//! (the daemon asks) and [`super::endings`] (a process ended, output came, a time is up). No source
+//! is served for long before the others have their turn.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 
 use super::children::{Container, RunningExec};
-use super::client::Client;
 use super::complain;
 use super::deadline::Deadlines;
 use super::exits::Exits;
@@ -17,13 +16,19 @@ use super::frame::{Frame, Kind};
 use super::log::Scratch;
 use super::peer::Peer;
 use super::pod::Pod;
-use super::sources::{ACTIVE, CANDIDATE, LISTENER, SIGNALS, Source, Sources};
 use super::state::Machine;
 use super::wire::{Event, Reply};
-use crate::error::{Error, Result};
-use crate::sys::epoll::Interest;
+use crate::error::{Doing, Error, Result};
+use crate::sys::epoll::{Epoll, Interest};
 use crate::sys::heap;
 use crate::sys::signals::Signals;
+
+/// Keys of what is always watched; outputs have the ones from [`FIRST_OUTPUT`] on.
+const LISTENER: u64 = 0;
+const SIGNALS: u64 = 1;
+const ACTIVE: u64 = 2;
+const CANDIDATE: u64 = 3;
+const FIRST_OUTPUT: u64 = 16;
 
 /// Output is read in pieces of this size: a pipe's capacity.
 const PIECE: usize = 64 << 10;
@@ -38,10 +43,6 @@ pub(super) enum Timer {
     Exec(String),
     /// A container's output is no longer waited for.
     Drain(String),
-    /// Attached clients hold a container's output back no longer.
-    Patience(String),
-    /// What was on its way to or from an attached client is no longer waited for.
-    Farewell(String),
     /// Cgroups that couldn't be removed are tried again.
     Sweep,
     /// The buffers for output are given back.
@@ -67,7 +68,7 @@ pub(super) struct Buffers {
 /// The monitor's state: the machine that decides, and the objects its decisions are about.
 #[derive(Debug)]
 pub(super) struct Monitor {
-    pub(super) sources: Sources,
+    epoll: Epoll,
     listener: OwnedFd,
     signals: Signals,
     /// The daemon that said hello last.
@@ -81,8 +82,9 @@ pub(super) struct Monitor {
     pub(super) containers: BTreeMap<String, Container>,
     pub(super) execs: BTreeMap<String, RunningExec>,
     pub(super) pids: BTreeMap<i32, Whose>,
-    /// Attached clients by the id of their attach.
-    pub(super) clients: BTreeMap<String, Client>,
+    /// Whose output is watched under a key.
+    pub(super) outputs: BTreeMap<u64, String>,
+    next_output: u64,
     pub(super) buffers: Option<Buffers>,
     /// Requests of the active connection that are answered when the pod is stopped.
     pub(super) stop_requests: Vec<u32>,
@@ -95,11 +97,12 @@ pub(super) struct Monitor {
 impl Monitor {
     /// A monitor of nothing, listening.
     pub(super) fn new(listener: OwnedFd, signals: Signals) -> Result<Self> {
-        let sources = Sources::new()?;
-        sources.add_fixed(&listener, LISTENER)?;
-        sources.add_fixed(&signals, SIGNALS)?;
+        let doing = || "watch the monitor's sources";
+        let epoll = Epoll::new().doing(doing)?;
+        epoll.add(&listener, LISTENER, Interest::IN).doing(doing)?;
+        epoll.add(&signals, SIGNALS, Interest::IN).doing(doing)?;
         Ok(Self {
-            sources,
+            epoll,
             listener,
             signals,
             active: None,
@@ -111,7 +114,8 @@ impl Monitor {
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             pids: BTreeMap::new(),
-            clients: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            next_output: FIRST_OUTPUT,
             buffers: None,
             stop_requests: Vec::new(),
             unreaped: false,
@@ -127,7 +131,9 @@ impl Monitor {
                 true => Some(Duration::ZERO),
                 false => self.deadlines.wait(Instant::now()),
             };
-            self.sources.wait(timeout, &mut ready)?;
+            self.epoll
+                .wait(timeout, &mut ready)
+                .doing(|| "wait for events")?;
             for (key, interest) in ready.drain(..) {
                 self.dispatch(key, interest);
             }
@@ -154,20 +160,16 @@ impl Monitor {
             SIGNALS => self.unreaped |= self.signals.take(Signal::SIGCHLD),
             ACTIVE => self.active_ready(interest),
             CANDIDATE => self.candidate_ready(),
-            key => match self.sources.of(key).cloned() {
-                Some(Source::Output(container)) => self.output_ready(key, &container),
-                Some(Source::Stdin(container)) => self.stdin_ready(&container),
-                Some(Source::Client(id)) => self.client_ready(&id, key, interest),
-                Some(Source::Terminal(exec)) => self.terminal_ready(&exec, key),
-                None => {}
-            },
+            output => self.output_ready(output),
         }
     }
 
     fn accept(&mut self) {
         let accepted = Peer::accept(&self.listener).and_then(|peer| {
             if let Some(peer) = &peer {
-                self.sources.add_fixed(peer, CANDIDATE)?;
+                self.epoll
+                    .add(peer, CANDIDATE, Interest::IN)
+                    .doing(|| "watch a connection")?;
             }
             Ok(peer)
         });
@@ -187,12 +189,12 @@ impl Monitor {
         match peer.receive() {
             Ok(None) => self.candidate = Some(peer),
             Ok(Some(frame)) if super::requests::is_hello(&frame) => {
-                if let Err(error) = self.sources.change(&peer, ACTIVE, Interest::IN) {
+                let watched = self.epoll.modify(&peer, ACTIVE, Interest::IN);
+                if let Err(error) = watched.doing(|| "watch a connection") {
                     return complain(&error);
                 }
-                if self.active.replace(peer).is_some() {
-                    self.daemon_gone();
-                }
+                self.stop_requests.clear();
+                self.active = Some(peer);
                 self.serve(frame);
             }
             Ok(Some(_)) => complain(&Error::invalid("a connection that didn't say hello first")),
@@ -261,22 +263,32 @@ impl Monitor {
             true => Interest::OUT,
             false => Interest::IN,
         };
-        if let Err(error) = self.sources.change(peer, ACTIVE, interest) {
-            self.drop_active(&error);
+        if let Err(error) = self.epoll.modify(peer, ACTIVE, interest) {
+            self.drop_active(&Error::system("watch the connection", error));
         }
     }
 
     fn drop_active(&mut self, error: &Error) {
         complain(&error.clone().context("connection closed"));
         self.active = None;
-        self.daemon_gone();
+        self.stop_requests.clear();
     }
 
-    /// Nobody waits for its answers, or reads what it was given. Attached clients are known by their
-    /// own ends.
-    fn daemon_gone(&mut self) {
-        self.stop_requests.clear();
-        self.take_over_terminals();
+    /// Watches an output under a key of its own, which is returned.
+    pub(super) fn watch_output(&mut self, output: impl AsFd, terminal: bool) -> Result<u64> {
+        let key = self.next_output;
+        self.next_output = key.saturating_add(1);
+        self.epoll
+            .add(output, key, output_interest(terminal))
+            .doing(|| "watch a container's output")?;
+        Ok(key)
+    }
+
+    /// Reports a terminal again if more can be read from it.
+    pub(super) fn watch_again(&self, output: impl AsFd, key: u64) -> Result<()> {
+        self.epoll
+            .modify(output, key, output_interest(true))
+            .doing(|| "watch a container's terminal")
     }
 
     /// The buffers for output, made on first use.
@@ -297,8 +309,6 @@ impl Monitor {
         match timer {
             Timer::Exec(id) => self.exec_timed_out(&id),
             Timer::Drain(container) => self.stop_draining(&container),
-            Timer::Patience(container) => self.patience_over(&container),
-            Timer::Farewell(id) => self.farewell_over(&id),
             Timer::Sweep => self.sweep(),
             Timer::Idle => match &mut self.buffers {
                 Some(buffers) if buffers.used => {
@@ -311,6 +321,13 @@ impl Monitor {
                 }
             },
         }
+    }
+}
+
+fn output_interest(terminal: bool) -> Interest {
+    match terminal {
+        true => Interest::IN | Interest::ET,
+        false => Interest::IN,
     }
 }
 

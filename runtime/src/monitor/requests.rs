@@ -69,7 +69,7 @@ impl Monitor {
             }
             Request::Exec(request) => self.exec(&request, descriptors).map(Some),
             Request::Signal { container, signal } => {
-                self.running_container(&container)?.signal(signal)?;
+                self.container(&container)?.signal(signal)?;
                 done
             }
             Request::Kill { container } => {
@@ -84,29 +84,12 @@ impl Monitor {
                 }
                 done
             }
-            Request::Attach(request) => {
-                self.attach(&request, descriptors)?;
-                done
-            }
-            Request::Detach { id } => {
-                self.detach(&id);
-                done
-            }
-            Request::Resize {
-                container,
-                exec,
-                rows,
-                columns,
-            } => {
-                self.resize(&container, exec.as_deref(), rows, columns)?;
-                done
-            }
-            Request::HangUp { exec } => {
-                self.hang_up(&exec);
-                done
-            }
+            Request::Attach(_)
+            | Request::Detach { .. }
+            | Request::Resize { .. }
+            | Request::HangUp { .. } => done,
             Request::ReopenLog { container } => {
-                self.running_container(&container)?.log.reopen()?;
+                self.container(&container)?.log.reopen()?;
                 done
             }
             Request::Remove { container } => {
@@ -159,8 +142,9 @@ impl Monitor {
         let started = children::start(pod, request, seccomp, target, now).map_err(doing)?;
         let mut container = started.container;
         for output in started.outputs {
-            match output.watch(&request.container, &mut self.sources) {
+            match self.watch_output(&output, output.is_terminal()) {
                 Ok(key) => {
+                    self.outputs.insert(key, request.container.clone());
                     container.outputs.insert(key, output);
                 }
                 // It runs, so it is not undone; what it writes there is lost, and said to be.
@@ -240,7 +224,7 @@ impl Monitor {
         }
     }
 
-    pub(super) fn running_container(&mut self, id: &str) -> Result<&mut children::Container> {
+    fn container(&mut self, id: &str) -> Result<&mut children::Container> {
         self.containers
             .get_mut(id)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no running container {id}")))

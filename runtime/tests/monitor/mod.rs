@@ -4,8 +4,6 @@
 #![allow(dead_code, reason = "each test file uses a part of the rig")]
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
-pub(crate) mod clients;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -181,13 +179,6 @@ impl Rig {
         }
     }
 
-    /// Descriptors the monitor has open.
-    pub(crate) fn open_descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.process.pid))
-            .unwrap()
-            .count()
-    }
-
     /// The request for a container that runs `args`; `change` edits its spec.
     pub(crate) fn container(
         &self,
@@ -268,7 +259,7 @@ impl Rig {
         }
     }
 
-    pub(crate) fn next_event(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
+    fn next_event(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
         if let Some(at) = self.events.iter().position(&wanted) {
             return self.events.remove(at);
         }
@@ -348,18 +339,31 @@ impl Rig {
         self.done(&Request::Shutdown);
         wait_until("the monitor ends", || self.process.try_reap().unwrap());
         self.stopped = true;
+        self.clean_up();
         assert_eq!(self.cgroups_left(), Vec::<PathBuf>::new());
+        let own = format!("{CGROUP}/{}", self.pod_id);
+        assert!(Hierarchies::probe().unwrap().open(&own).unwrap().is_none());
     }
 
-    /// Directories named after the pod in any hierarchy.
+    /// Removes the monitor's own cgroup (v2), as the daemon does once it has ended.
+    pub(crate) fn clean_up(&self) {
+        if let Some(starter) = &self.starter {
+            starter.clean_up(&self.pod_id).unwrap();
+        }
+    }
+
+    /// Directories named after the pod in any hierarchy, but for the monitor's own (v2), which goes
+    /// after it.
     pub(crate) fn cgroups_left(&self) -> Vec<PathBuf> {
         let mut left = Vec::new();
         let roots = fs::read_dir("/sys/fs/cgroup").unwrap();
         let mut pending: Vec<PathBuf> = roots.map(|entry| entry.unwrap().path()).collect();
         while let Some(directory) = pending.pop() {
+            let parent = directory.parent();
             if directory
                 .file_name()
                 .is_some_and(|name| *name == *self.pod_id)
+                && parent.is_none_or(|parent| !parent.ends_with(CGROUP.trim_start_matches('/')))
             {
                 left.push(directory.clone());
             }
@@ -390,8 +394,8 @@ impl Drop for Rig {
             eprintln!("the monitor's log: {}", self.complaints());
         }
         wait_until("the monitor ends", || self.process.try_reap().unwrap());
+        self.clean_up();
         if let Some(starter) = self.starter.take() {
-            starter.clean_up(&self.pod_id).unwrap();
             give_back(starter);
         }
         let _left = fs::remove_dir_all(&self.directory);
@@ -419,7 +423,7 @@ fn busybox_root(root: &Path) {
     fs::copy("/bin/busybox", &busybox).expect("Debian's busybox-static as /bin/busybox");
     for applet in [
         "sh", "cat", "echo", "sleep", "true", "false", "kill", "setsid", "head", "dd", "tail",
-        "yes", "printf", "ls", "id", "tty", "seq", "tr", "wc", "stty",
+        "yes", "printf", "ls", "id", "tty", "seq", "tr", "wc",
     ] {
         fs::hard_link(&busybox, root.join("bin").join(applet)).unwrap();
     }
