@@ -91,6 +91,67 @@ async fn pods_are_refused_by_name_and_leave_nothing() -> Result<()> {
     rig.finish().await
 }
 
+/// The kubelet makes its pods' cgroups itself. A parent of another caller's that is missing is made,
+/// as containerd and CRI-O do, and goes with the last pod in it; none given means the configured
+/// one; one that can't be made is refused by its name.
+#[tokio::test]
+async fn a_missing_cgroup_parent_is_made_for_as_long_as_it_is_used_or_refused_by_name() -> Result<()>
+{
+    let rig = Rig::start().await?;
+    let busybox = rig.busybox().await?;
+    let below = |name: &str, parent: &str| {
+        let mut config = pods::host_network_pod(&rig.node, name);
+        parent.clone_into(&mut config.linux.get_or_insert_default().cgroup_parent);
+        config
+    };
+    for (name, parent, want) in [
+        (
+            "one",
+            "/bulkhead-conformance/made/deep",
+            "/bulkhead-conformance/made/deep/",
+        ),
+        (
+            "two",
+            "/bulkhead-conformance/made/deep",
+            "/bulkhead-conformance/made/deep/",
+        ),
+        ("none", "", "/bulkhead/"),
+    ] {
+        let pod = rig.run(below(name, parent)).await?;
+        let config = container("main", busybox, &["sleep", "1000"]);
+        let pid = rig
+            .node
+            .init_pid(&rig.start_in(&pod, &config).await?)
+            .await?;
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let accounted = groups
+            .lines()
+            .any(|line| line.contains(&format!(":{want}")));
+        assert!(accounted, "{name}:\n{groups}");
+    }
+    let made = || -> Result<Vec<std::path::PathBuf>> {
+        let roots = fs::read_dir("/sys/fs/cgroup")?
+            .flatten()
+            .map(|entry| entry.path());
+        let roots = roots.chain(["/sys/fs/cgroup".into()]);
+        let found = roots.map(|root| root.join("bulkhead-conformance/made"));
+        Ok(found.filter(|path| path.exists()).collect())
+    };
+    assert!(!made()?.is_empty());
+    for pod in rig.node.list_pods().await? {
+        rig.node.stop_pod(&pod.id).await?;
+        rig.node.remove_pod(&pod.id).await?;
+    }
+    assert_eq!(made()?, Vec::<std::path::PathBuf>::new(), "left behind");
+
+    // The name of a control file, so that no cgroup can have it.
+    let parent = "/bulkhead-conformance/cgroup.procs/x";
+    let refused = rig.node.run_pod(&below("file", parent)).await;
+    expect(refused, Code::InvalidArgument, &["cgroup.procs"]);
+    assert_eq!(rig.node.list_pods().await?.len(), 0);
+    rig.finish().await
+}
+
 #[tokio::test]
 async fn a_host_port_is_given_once() -> Result<()> {
     let rig = Rig::start().await?;

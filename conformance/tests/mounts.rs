@@ -29,12 +29,13 @@ async fn m7_a_volume_of_the_image_keeps_owner_mode_and_content() -> Result<()> {
     let reference = rig.publish("m7/volumes:1", &image).await?;
     let pod = rig.pod("m7").await?;
     let script = "stat -c '%u %g %a' /data /data/f; cat /data/f; echo; echo new > /data/n; \
-                  ls -A /absent | wc -l; grep -cE ' /(data|absent) ' /proc/self/mountinfo";
+                  cat /data/n; ls -A /absent | wc -l; \
+                  grep -cE ' /(data|absent) ' /proc/self/mountinfo";
     let main = container("main", &reference, &["sh", "-c", script]);
     let (code, text) = rig.run_in(&pod, &main).await?;
     assert_eq!(
         (code, text.as_str()),
-        (0, "65534 65534 750\n65534 65534 640\nseed\n0\n2\n")
+        (0, "65534 65534 750\n65534 65534 640\nseed\nnew\n0\n2\n")
     );
 
     let own = rig.node.scratch("own")?;
@@ -81,23 +82,28 @@ async fn s1_a_mount_target_behind_the_images_symlink_stays_in_the_image() -> Res
     let pod = rig.pod("s1").await?;
     let volume = rig.node.scratch("secret")?;
     fs::write(volume.join("f"), "secret")?;
-    for (row, target) in ["/inner", "../inner", "../../../../inner"]
+    // A name of this test's own below /run, so that the host's being free of it says something.
+    let target = format!("bulkhead-s1-{}/t", std::process::id());
+    for (row, link) in ["/run", "../run", "../../../../run"]
         .into_iter()
         .enumerate()
     {
         let layer = Layer::new()
-            .directory("inner")
-            .directory("v")
-            .symlink("v/run", target);
+            .directory("run")
+            .directory("var")
+            .symlink("var/run", link);
         let image = rig.busybox_with(layer)?.build()?;
         let reference = rig.publish(&format!("s1/link:{row}"), &image).await?;
-        let script = "cat /v/run/secrets/t/f /inner/secrets/t/f; \
-                      grep -c ' /inner/secrets/t ' /proc/self/mountinfo";
-        let mut config = container(&format!("c{row}"), &reference, &["sh", "-c", script]);
-        config.mounts = vec![mount(&volume, "/v/run/secrets/t", true)];
+        let script = format!(
+            "cat /var/run/{target}/f /run/{target}/f; \
+             grep -c ' /run/{target} ' /proc/self/mountinfo"
+        );
+        let mut config = container(&format!("c{row}"), &reference, &["sh", "-c", &script]);
+        config.mounts = vec![mount(&volume, &format!("/var/run/{target}"), true)];
         let done = rig.run_in(&pod, &config).await?;
-        assert_eq!(done, (0, "secretsecret1\n".to_owned()), "{target}");
-        assert!(!Path::new("/inner").exists(), "{target}: made on the host");
+        assert_eq!(done, (0, "secretsecret1\n".to_owned()), "{link}");
+        let host = Path::new("/run").join(&target);
+        assert!(!host.exists(), "{link}: made on the host");
     }
 
     let layer = Layer::new()

@@ -1,6 +1,7 @@
 //! What a container's process is: cases M4, M5, M6, S3, S4.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result};
 use bulkhead_conformance::images::{ImageBuilder, catalog};
@@ -247,20 +248,30 @@ async fn s3_a_command_that_cannot_be_executed_is_named_with_the_reason() -> Resu
     }
 
     let volume = rig.node.scratch("noexec")?;
-    fs::write(volume.join("script"), "#!/bin/sh\n")?;
-    let mut config = container("noexec", &reference, &["/vol/script"]);
-    config.mounts = vec![cri::Mount {
-        mount_options: vec!["noexec".to_owned()],
-        ..mount(&volume, "/vol", false)
-    }];
-    let refused = rig
-        .start_in(&pod, &config)
-        .await
-        .expect_err("a noexec mount");
-    assert!(
-        format!("{refused:#}").contains("/vol/script"),
-        "{refused:#}"
-    );
+    let script = volume.join("script");
+    fs::write(&script, "#!/bin/sh\n")?;
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+    let noexec = |name: &str, command: &[&str]| cri::ContainerConfig {
+        mounts: vec![cri::Mount {
+            mount_options: vec!["noexec".to_owned()],
+            ..mount(&volume, "/vol", false)
+        }],
+        ..container(name, &reference, command)
+    };
+    let id = rig
+        .start_in(&pod, &noexec("held", &["sleep", "1000"]))
+        .await?;
+    let exec = rig.node.exec(&id, &["/vol/script"]).await;
+    let exec = exec.expect_err("a noexec mount").message().to_owned();
+    let start = rig
+        .start_in(&pod, &noexec("noexec", &["/vol/script"]))
+        .await;
+    let start = format!("{:#}", start.expect_err("a noexec mount"));
+    for message in [exec, start] {
+        let lower = message.to_lowercase();
+        let fits = lower.contains("/vol/script") && lower.contains("permission denied");
+        assert!(fits, "{message}");
+    }
 
     // The kernel takes strings of up to 131,072 bytes with their NUL (MAX_ARG_STRLEN, 32 pages).
     for (length, works) in [(131_071, true), (131_072, false)] {
@@ -279,6 +290,44 @@ async fn s3_a_command_that_cannot_be_executed_is_named_with_the_reason() -> Resu
             }
         }
     }
+    rig.finish().await
+}
+
+/// The image sets no PATH: the default one is searched, and shows. An empty PATH finds nothing.
+#[tokio::test]
+async fn s3_without_a_path_the_default_is_searched() -> Result<()> {
+    let rig = Rig::start().await?;
+    let image = ImageBuilder::new()
+        .packed(rig.base(catalog::BUSYBOX)?)
+        .build()?;
+    let reference = rig.publish("s3/unset:1", &image).await?;
+    let pod = rig.pod("s3").await?;
+    let command = ["sh", "-c", "echo $PATH; exec sleep 1000"];
+    let id = rig
+        .start_in(&pod, &container("main", &reference, &command))
+        .await?;
+    let path = rig.node.output(&id, &["sh", "-c", "echo $PATH"]).await?;
+    assert_eq!(
+        path,
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+    );
+    let absent = container("absent", &reference, &["no-such-command"]);
+    let empty = cri::ContainerConfig {
+        envs: vec![cri::KeyValue {
+            key: "PATH".to_owned(),
+            value: Vec::new(),
+        }],
+        ..container("empty", &reference, &["sleep", "1000"])
+    };
+    for (config, command) in [(absent, "no-such-command"), (empty, "sleep")] {
+        let refused = rig.start_in(&pod, &config).await;
+        let message = format!("{:#}", refused.expect_err(command));
+        let fits = message.contains("executable file not found in $PATH");
+        assert!(fits && message.contains(command), "{message}");
+    }
+    let exec = rig.node.exec(&id, &["no-such-command"]).await;
+    let exec = exec.expect_err("not on the default path");
+    assert!(exec.message().contains("no-such-command"), "{exec:?}");
     rig.finish().await
 }
 
@@ -320,17 +369,21 @@ async fn s4_the_daemons_own_file_limit_stays_out_of_pods() -> Result<()> {
         rig.node.stop().await?;
         rig.node.set_files(limits);
         rig.node.launch().await?;
-        let command = ["sh", "-c", "cat /proc/self/limits; sleep 1000"];
-        let id = rig
-            .start_in(&pod, &container(name, busybox, &command))
-            .await?;
-        let by_exec = open_files(&rig.node.output(&id, &["cat", "/proc/self/limits"]).await?)?;
-        let pid = rig.node.init_pid(&id).await?;
-        let own = open_files(&fs::read_to_string(format!("/proc/{pid}/limits"))?)?;
-        assert_eq!(own, by_exec, "{name}: exec equals start");
-        assert!(own.0 <= 1_048_576, "{name}: {own:?}");
-        seen.push(own);
+        // In the pod of another daemon, and in one whose monitor this daemon has started.
+        let fresh = rig.pod(&format!("s4-{name}")).await?;
+        for pod in [&pod, &fresh] {
+            let command = ["sh", "-c", "cat /proc/self/limits; sleep 1000"];
+            let config = container(name, busybox, &command);
+            let id = rig.start_in(pod, &config).await?;
+            let by_exec = rig.node.output(&id, &["cat", "/proc/self/limits"]).await?;
+            let pid = rig.node.init_pid(&id).await?;
+            let own = open_files(&fs::read_to_string(format!("/proc/{pid}/limits"))?)?;
+            assert_eq!(own, open_files(&by_exec)?, "{name}: exec equals start");
+            assert!(own.0 <= 1_048_576, "{name}: {own:?}");
+            seen.push(own);
+        }
     }
-    assert_eq!(seen[0].0, seen[1].0, "the daemon's limit shows: {seen:?}");
+    let same = seen.iter().all(|limits| limits.0 == seen[0].0);
+    assert!(same, "the daemon's limit shows: {seen:?}");
     rig.finish().await
 }

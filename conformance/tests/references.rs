@@ -25,50 +25,56 @@ async fn r1_a_digest_pull_invents_no_tag_and_a_moved_tag_leaves_no_placeholder()
     let name = rig.registry.reference("a/b");
     let digested = format!("{name}@{}", one.manifest.digest);
 
+    let (tag, both) = (
+        format!("{name}:v1"),
+        format!("{name}:v1@{}", one.manifest.digest),
+    );
+
     let id = rig.node.pull(&digested).await?;
     assert_eq!(id, one.config.digest);
-    let image = rig.node.image(&digested).await?.context("by digest")?;
-    assert_eq!(image.repo_tags, Vec::<String>::new());
-    assert_eq!(image.repo_digests, [digested.as_str()]);
-    assert_eq!(image.id, id);
+    shown(&rig, &[&digested, &both, &id], &id, &[], &[&digested]).await?;
+    assert_eq!(rig.node.image(&tag).await?, None, "a tag nobody pulled");
+    assert_eq!(rig.node.list_images().await?.len(), 1);
 
-    let both = format!("{name}:v1@{}", one.manifest.digest);
     assert_eq!(rig.node.pull(&both).await?, id);
-    for form in [&digested, &both, &id] {
-        let image = rig
-            .node
-            .image(form)
-            .await?
-            .with_context(|| format!("by {form}"))?;
-        assert_eq!(image.id, id, "by {form}");
-        assert!(
-            image.repo_tags.iter().all(|tag| !tag.contains('@')),
-            "{:?}",
-            image.repo_tags
-        );
-    }
+    let forms = [digested.as_str(), &both, &id];
+    let found = rig.node.image(&id).await?.context("by id")?;
+    let tags: Vec<&str> = found.repo_tags.iter().map(String::as_str).collect();
+    assert!(tags.is_empty() || tags == [tag.as_str()], "{tags:?}");
+    shown(&rig, &forms, &id, &tags, &[&digested]).await?;
+    assert_eq!(rig.node.list_images().await?.len(), 1);
 
-    let tag = format!("{name}:v1");
     assert_eq!(rig.node.pull(&tag).await?, id);
-    assert_eq!(
-        rig.node.image(&tag).await?.context("by tag")?.repo_tags,
-        [tag.as_str()]
-    );
+    let forms = [digested.as_str(), &both, &id, &tag];
+    shown(&rig, &forms, &id, &[&tag], &[&digested]).await?;
     rig.registry.add("a/b:v1", &two);
     let second = rig.node.pull(&tag).await?;
     assert_eq!(second, two.config.digest);
-    let old = rig
-        .node
-        .image(&id)
-        .await?
-        .context("the image whose tag moved")?;
-    assert_eq!(old.repo_tags, Vec::<String>::new());
-    assert_eq!(old.repo_digests, [digested.as_str()]);
-    assert_eq!(rig.node.image(&tag).await?.context("by tag")?.id, second);
+    shown(&rig, &[&digested, &both, &id], &id, &[], &[&digested]).await?;
+    let digested = format!("{name}@{}", two.manifest.digest);
+    let forms = [digested.as_str(), &second, &tag];
+    shown(&rig, &forms, &second, &[&tag], &[&digested]).await?;
+    assert_eq!(rig.node.list_images().await?.len(), 2);
+
     rig.node.remove_image(&id).await?;
     assert_eq!(rig.node.image(&id).await?, None);
     assert_eq!(rig.node.list_images().await?.len(), 1);
     rig.finish().await
+}
+
+/// Every form names the image with these tags and digests, and lists show the same.
+async fn shown(rig: &Rig, forms: &[&str], id: &str, tags: &[&str], digests: &[&str]) -> Result<()> {
+    let listed = rig.node.list_images().await?;
+    let listed = listed.iter().find(|image| image.id == id);
+    for form in forms {
+        let image = rig.node.image(form).await?;
+        let image = image.with_context(|| format!("by {form}"))?;
+        assert_eq!(image.id, id, "by {form}");
+        assert_eq!(image.repo_tags, tags, "by {form}");
+        assert_eq!(image.repo_digests, digests, "by {form}");
+        assert_eq!(listed, Some(&image), "in the list and by {form}");
+    }
+    Ok(())
 }
 
 async fn used_bytes(rig: &Rig) -> Result<u64> {
@@ -118,6 +124,7 @@ async fn r2_removal_by_id_takes_every_name_and_spares_the_running_container() ->
         "freed under the container: {empty} then {held}"
     );
 
+    rig.node.stop_container(&id, 0).await?;
     rig.node.remove_container(&id).await?;
     wait::until("the space freed", Duration::from_secs(15), async || {
         Ok((used_bytes(&rig).await? <= empty + 1_000_000).then_some(()))
@@ -130,9 +137,13 @@ async fn r2_removal_by_id_takes_every_name_and_spares_the_running_container() ->
 async fn m1_an_index_is_picked_by_platform_and_nothing_else_is_asked_for() -> Result<()> {
     let rig = Rig::start().await?;
     let ours = marked("ours")?;
+    let elsewhere = match bulkhead_conformance::images::go_arch() {
+        "arm64" => "amd64",
+        _ => "arm64",
+    };
     let other = ImageBuilder::new()
         .layer(Layer::new().file("mark", "other"))?
-        .platform("linux", "s390x")
+        .platform("linux", elsewhere)
         .build()?;
     let attestation = ImageBuilder::new()
         .layer(Layer::new().file("mark", "attestation"))?
@@ -142,7 +153,7 @@ async fn m1_an_index_is_picked_by_platform_and_nothing_else_is_asked_for() -> Re
     let note = json!({"vnd.docker.reference.type": "attestation-manifest"});
     let mut entries = vec![
         (&attestation.manifest, platform("unknown", "unknown"), note),
-        (&other.manifest, platform("linux", "s390x"), Value::Null),
+        (&other.manifest, platform("linux", elsewhere), Value::Null),
         (
             &ours.manifest,
             platform("linux", bulkhead_conformance::images::go_arch()),
@@ -170,10 +181,9 @@ async fn m1_an_index_is_picked_by_platform_and_nothing_else_is_asked_for() -> Re
     }
 
     let refused = rig.node.pull(&rig.registry.reference("a/b:none")).await;
-    let message = refused
-        .expect_err("nothing here is for this platform")
-        .message()
-        .to_owned();
+    let refused = refused.expect_err("nothing here is for this platform");
+    assert_eq!(refused.code(), tonic::Code::NotFound, "{refused:?}");
+    let message = refused.message();
     assert!(
         message.contains(&format!(
             "linux/{}",

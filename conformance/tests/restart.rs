@@ -6,21 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bulkhead_conformance::node::pods::{self, container};
-use bulkhead_conformance::node::{Log, Options, signal, unmount_below};
+use bulkhead_conformance::node::{Log, Options, monitor_of, signal, unmount_below};
 use bulkhead_conformance::rig::{Pod, Rig};
 use bulkhead_conformance::wait;
 use bulkhead_proto::runtime::v1 as cri;
 use rustix::process::Signal;
-
-/// The monitor of a pod: the parent of the container's init.
-async fn monitor(rig: &Rig, container: &str) -> Result<u32> {
-    let init = rig.node.init_pid(container).await?;
-    let stat = fs::read_to_string(format!("/proc/{init}/stat"))?;
-    let (_, fields) = stat
-        .rsplit_once(") ")
-        .context("the name ends with a parenthesis")?;
-    Ok(fields.split(' ').nth(1).context("no parent")?.parse()?)
-}
 
 async fn logging(rig: &Rig, name: &str) -> Result<(Pod, String)> {
     let busybox = rig.busybox().await?;
@@ -162,7 +152,7 @@ async fn a_killed_monitor_takes_its_containers_with_it_and_says_so() -> Result<(
     let (pod, id) = logging(&rig, "monitor").await?;
     let (other, survivor) = logging(&rig, "survivor").await?;
     let init = rig.node.init_pid(&id).await?;
-    signal(monitor(&rig, &id).await?, Signal::KILL)?;
+    signal(monitor_of(init)?, Signal::KILL)?;
     let status = rig.node.wait_exit(&id).await?;
     assert_ne!(status.exit_code, 0);
     assert!(!status.reason.is_empty(), "{status:?}");
@@ -191,24 +181,23 @@ async fn a_killed_monitor_takes_its_containers_with_it_and_says_so() -> Result<(
 }
 
 /// A reboot, as far as it can be had: processes, pinned namespaces and the state folder are gone.
+/// The range of six addresses, one of them the bridge's, shows whether the pod's is freed.
 #[tokio::test]
 async fn n2_pods_can_be_torn_down_after_a_reboot() -> Result<()> {
-    let mut rig = Rig::start().await?;
+    let mut rig = Rig::start_with(Options {
+        pod_cidrs: "\"10.231.9.0/29\"",
+        ..Default::default()
+    })
+    .await?;
     let (pod, id) = logging(&rig, "n2").await?;
-    let address = rig
-        .node
-        .pod_status(&pod.id)
-        .await?
-        .network
-        .context("no network")?
-        .ip;
     let links = || -> Result<usize> { Ok(fs::read_dir("/sys/class/net")?.count()) };
     let pinned: Vec<_> = fs::read_dir("/run/netns")?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.to_string_lossy().contains(&pod.id))
         .collect();
     assert_eq!(pinned.len(), 1, "{pinned:?}");
-    let (init, monitor) = (rig.node.init_pid(&id).await?, monitor(&rig, &id).await?);
+    let init = rig.node.init_pid(&id).await?;
+    let monitor = monitor_of(init)?;
     rig.node.kill()?;
     signal(monitor, Signal::KILL)?;
     signal(init, Signal::KILL)?;
@@ -235,18 +224,12 @@ async fn n2_pods_can_be_torn_down_after_a_reboot() -> Result<()> {
         rig.node.remove_pod(&pod.id).await?;
     }
     assert!(links()? <= with_link);
-    // Its address is free: as many pods as the range allows get one, this one among them in time.
-    let mut config = pod.config.clone();
-    config.metadata.get_or_insert_default().attempt = 1;
-    let again = rig.run(config).await?;
-    let second = rig
-        .node
-        .pod_status(&again.id)
-        .await?
-        .network
-        .context("no network")?
-        .ip;
-    assert!(!address.is_empty() && !second.is_empty());
+    for number in 0..5 {
+        let again = rig.networked_pod(&format!("n2-{number}")).await;
+        again.context("the lease was not freed")?;
+    }
+    let beyond = rig.networked_pod("beyond").await;
+    beyond.expect_err("the range has no more than five");
     rig.finish().await
 }
 

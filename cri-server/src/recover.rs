@@ -15,9 +15,6 @@ use crate::node::NodeHandle;
 use crate::pod::{supervise, teardown};
 use crate::records::{ContainerState, ExitReason, PodRecord, PodState};
 
-/// Exit code and reason where nobody knows (`cri-contract.md`, states).
-const UNKNOWN_EXIT: i32 = 255;
-
 /// Settles everything. One pod's trouble is logged and doesn't keep the others from being served.
 ///
 /// # Errors
@@ -139,7 +136,7 @@ async fn end(
         .records
         .edit(move |draft| {
             draft.change_container(&id, |container| {
-                container.ended(UNKNOWN_EXIT, reason, why.to_owned(), now());
+                container.ended(supervise::UNKNOWN_EXIT, reason, why.to_owned(), now());
                 Ok(())
             })
         })

@@ -133,12 +133,7 @@ fn a_time_out_leaves_nothing_and_touches_nobody_else() {
 #[test]
 fn many_timed_out_execs_leave_no_process_no_cgroup_and_no_descriptor() {
     let mut rig = rig!("many");
-    let open = |rig: &Rig| {
-        fs::read_dir(format!("/proc/{}/fd", rig.process.pid))
-            .unwrap()
-            .count()
-    };
-    let before = open(&rig);
+    let before = rig.open_descriptors();
     for number in 0..40 {
         let id = format!("e{number}");
         let request = rig.exec(
@@ -155,7 +150,9 @@ fn many_timed_out_execs_leave_no_process_no_cgroup_and_no_descriptor() {
     wait_until("only the container's own is left", || {
         rig.pids("c").len() == 1
     });
-    wait_until("descriptors are given back", || open(&rig) == before);
+    wait_until("descriptors are given back", || {
+        rig.open_descriptors() == before
+    });
     rig.end();
 }
 

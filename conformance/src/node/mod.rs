@@ -6,6 +6,7 @@
 //! unix socket holds 107 bytes.
 
 mod calls;
+mod clock;
 pub mod leaks;
 mod log;
 pub mod pods;
@@ -24,10 +25,11 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint};
 
 pub use self::calls::{Exec, info_pid};
+use self::clock::Clock;
 use self::leaks::Snapshot;
 pub use self::leaks::unmount_below;
 pub use self::log::Log;
-pub use self::process::{Limits, bulkhead_path, monitor_path, signal, target};
+pub use self::process::{Limits, bulkhead_path, monitor_of, monitor_path, signal, target};
 use crate::registry::Registry;
 
 /// How long a daemon may take from exec to its first answer, on a busy machine.
@@ -38,14 +40,30 @@ const BRIDGE: &str = "bhtest0";
 const MESSAGE_LIMIT: usize = 16 << 20;
 
 /// How a node is set up.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Options {
     /// RLIMIT_NOFILE of the daemon, soft and hard; the rig's own if absent.
     pub files: Option<Limits>,
     /// The socket is bound by the rig and handed over, as a service manager does.
     pub activated: bool,
+    /// The daemon's wall clock can be moved ([`Node::move_clock`]).
+    pub movable_clock: bool,
+    /// The ranges of the embedded network, as the configuration spells them.
+    pub pod_cidrs: &'static str,
     /// TOML appended to the configuration.
     pub config: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            files: None,
+            activated: false,
+            movable_clock: false,
+            pod_cidrs: "\"10.231.0.0/22\", \"fd00:b0b0:1::/112\"",
+            config: String::new(),
+        }
+    }
 }
 
 /// The daemon, its folders and clients for both of its services.
@@ -55,6 +73,7 @@ pub struct Node {
     state: PathBuf,
     options: Options,
     listener: Option<UnixListener>,
+    clock: Option<Clock>,
     child: Option<Child>,
     /// The runtime service.
     pub runtime: RuntimeServiceClient<Channel>,
@@ -81,8 +100,12 @@ impl Node {
         registry.mirrors(&root.join("certs.d"), hosts)?;
         fs::write(
             root.join("config.toml"),
-            configuration(&root, &state, &options.config),
+            configuration(&root, &state, &options),
         )?;
+        let clock = match options.movable_clock {
+            true => Some(Clock::make(&root)?),
+            false => None,
+        };
         let socket = state.join("bulkhead.sock");
         let listener = match options.activated {
             true => Some(UnixListener::bind(&socket).context("bind the activation socket")?),
@@ -94,6 +117,7 @@ impl Node {
             state,
             options,
             listener,
+            clock,
             child: None,
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_LIMIT)
@@ -117,6 +141,7 @@ impl Node {
             &log,
             self.options.files,
             self.listener.as_ref(),
+            self.clock.as_ref(),
         )?);
         let begin = Instant::now();
         loop {
@@ -195,6 +220,14 @@ impl Node {
         self.options.files = Some(limits);
     }
 
+    /// Moves the daemon's wall clock to that many seconds before or after the true time.
+    pub fn move_clock(&self, seconds: i64) -> Result<()> {
+        let clock = self.clock.as_ref();
+        clock
+            .context("the node was started without a movable clock")?
+            .set(seconds)
+    }
+
     /// The last lines of the daemon's log.
     pub fn log_tail(&self) -> String {
         let text = fs::read(self.root.join("daemon.log")).unwrap_or_default();
@@ -208,15 +241,27 @@ impl Node {
         self.remove_everything()
             .await
             .with_context(|| format!("log:\n{}", self.log_tail()))?;
-        self.before.compare_until_equal(self.ids_on_disk()).await?;
+        self.before.compare_until_equal(self.emptied()?).await?;
         self.stop().await?;
         self.before.compare_until_equal(Vec::new()).await?;
         Ok(())
     }
 
-    /// Files below root and state, without images and logs, that belong to a pod or container.
-    fn ids_on_disk(&self) -> Vec<PathBuf> {
-        vec![self.root.join("writable"), self.state.join("pods")]
+    /// The folder of an image store's part: `layers`, `staging`, `trash` or `writable`.
+    pub fn store(&self, part: &str) -> PathBuf {
+        self.root.join("lib/images").join(part)
+    }
+
+    /// Folders that hold nothing once all pods and images are removed.
+    fn emptied(&self) -> Result<Vec<PathBuf>> {
+        let parts = ["layers", "staging", "trash", "writable"].map(|part| self.store(part));
+        if let Some(moved) = parts.iter().find(|part| !part.is_dir()) {
+            bail!(
+                "{} is not there: the check would see nothing",
+                moved.display()
+            );
+        }
+        Ok(parts.into_iter().chain([self.state.join("pods")]).collect())
     }
 }
 
@@ -237,7 +282,7 @@ impl Drop for Node {
     }
 }
 
-fn configuration(root: &Path, state: &Path, more: &str) -> String {
+fn configuration(root: &Path, state: &Path, options: &Options) -> String {
     let (root, state) = (root.display(), state.display());
     let monitor = process::monitor_path();
     format!(
@@ -251,11 +296,13 @@ fn configuration(root: &Path, state: &Path, more: &str) -> String {
          level = \"info,bulkhead=debug,bulkhead_cri_server=debug\"\n\
          [network]\n\
          bridge = \"{BRIDGE}\"\n\
-         pod-cidrs = [\"10.231.0.0/22\", \"fd00:b0b0:1::/112\"]\n\
+         pod-cidrs = [{}]\n\
          [images]\n\
          certs-d = [\"{root}/certs.d\"]\n\
-         {more}\n",
-        monitor.display()
+         {}\n",
+        monitor.display(),
+        options.pod_cidrs,
+        options.config,
     )
 }
 

@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal};
 
+use super::clock::Clock;
+
 /// Soft and hard RLIMIT_NOFILE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -80,6 +82,7 @@ pub(super) fn spawn(
     log: &Path,
     files: Option<Limits>,
     listener: Option<&UnixListener>,
+    clock: Option<&Clock>,
 ) -> Result<Child> {
     let bulkhead = bulkhead_path();
     let log = OpenOptions::new()
@@ -107,7 +110,11 @@ pub(super) fn spawn(
         None => None,
     };
     script.push_str("exec \"$0\" \"$@\"\n");
-    let child = Command::new("/bin/bash")
+    let mut command = Command::new("/bin/bash");
+    if let Some(clock) = clock {
+        clock.govern(&mut command);
+    }
+    let child = command
         .args(["-c", &script])
         .arg(&bulkhead)
         .arg("--config")
@@ -136,6 +143,15 @@ pub(super) async fn terminate(mut child: Child) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
+}
+
+/// The monitor of a container: the parent of its init (proc_pid_stat(5), field 4).
+pub fn monitor_of(init: u32) -> Result<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{init}/stat"))?;
+    let (_, fields) = stat
+        .rsplit_once(") ")
+        .context("the name ends with a parenthesis")?;
+    Ok(fields.split(' ').nth(1).context("no parent")?.parse()?)
 }
 
 /// Sends a signal to one process.

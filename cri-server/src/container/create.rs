@@ -44,10 +44,7 @@ pub async fn create(
     let id = fresh_id();
     let record = intent(&id, &pod, config, &image);
     let cgroup = record.cgroup.clone();
-    // Not written: of a container that was being made, start-up finds its writable layer, which no
-    // record vouches for, and nothing else exists.
-    let claimed = node.records.edit_in_memory(|draft| claim(draft, record));
-    if let Some(existing) = claimed.await? {
+    if let Some(existing) = take_name(&node, record).await? {
         return Ok(existing);
     }
     let work = Work {
@@ -99,6 +96,28 @@ fn intent(id: &str, pod: &PodRecord, config: ContainerConfig, image: &Image) -> 
         stop_signal: Signal::TERM,
         resources: Stored::default(),
     }
+}
+
+/// Takes the container's name. What an unfinished creation or removal left under it is cleared away
+/// first, so that the kubelet's next try does not meet a reserved name (case T5); a request in
+/// flight is not met here, it was joined.
+async fn take_name(node: &NodeHandle, record: ContainerRecord) -> Result<Option<String>, Failure> {
+    let key = record.key();
+    let unfinished = |held: &&Arc<ContainerRecord>| {
+        matches!(
+            held.state,
+            ContainerState::Creating | ContainerState::Removing
+        )
+    };
+    let snapshot = node.records.snapshot();
+    if let Some(left) = snapshot.container_by_key(&key).filter(unfinished) {
+        let cleared = erase(node, &left.pod, &left.id).await;
+        cleared.map_err(|failure| failure.context(format!("free the name of {key}")))?;
+    }
+    // Not written: of a container that was being made, start-up finds its writable layer, which no
+    // record vouches for, and nothing else exists.
+    let claimed = node.records.edit_in_memory(|draft| claim(draft, record));
+    claimed.await
 }
 
 /// Takes the container's name, or finds the container an equal request made.

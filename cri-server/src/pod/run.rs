@@ -9,7 +9,7 @@ use bulkhead_runtime::monitor::wire::{CreatePod, PodPaths, Reply, Request};
 
 use super::{files, teardown};
 use crate::clock::now;
-use crate::failure::{Doing, Failure};
+use crate::failure::{Doing, Failure, gone_is_done};
 use crate::network::{AttachRequest, netns};
 use crate::node::{NodeHandle, fresh_id};
 use crate::records::{Draft, PodRecord, PodState, Stored};
@@ -29,7 +29,7 @@ pub async fn run(
     let id = fresh_id();
     let record = intent(&node, &id, &request, config)?;
     let plan = spec::sandbox::plan(&request, &id, &node.pod_directory(&id), &record.cgroup);
-    if let Some(existing) = node.records.edit(|draft| claim(draft, record)).await? {
+    if let Some(existing) = take_name(&node, record).await? {
         return Ok(existing);
     }
     tracing::Span::current().record("pod", id.as_str());
@@ -64,6 +64,20 @@ fn intent(
         resources: None,
         overhead: None,
     })
+}
+
+/// Takes the pod's name; a removal that failed is finished first, so that its name is free (case
+/// T5).
+async fn take_name(node: &NodeHandle, record: PodRecord) -> Result<Option<String>, Failure> {
+    let key = record.key();
+    let snapshot = node.records.snapshot();
+    let left = snapshot.pod_by_key(&key);
+    if let Some(left) = left.filter(|left| left.state == PodState::Removing) {
+        let removed = super::remove::remove(node.clone(), left.id.clone()).await;
+        gone_is_done(removed)
+            .map_err(|failure| failure.context(format!("free the name of {key}")))?;
+    }
+    node.records.edit(|draft| claim(draft, record)).await
 }
 
 /// Takes the pod's name, or finds the pod an equal request made.

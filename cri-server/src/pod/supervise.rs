@@ -18,6 +18,10 @@ const MAX_EXIT_RECORD: u64 = 64 << 10;
 
 /// Exit code of what was killed with its monitor (SIGKILL).
 const KILLED: i32 = 137;
+const WITH_MONITOR: &str = "killed with the pod's monitor";
+
+/// Exit code where nobody knows how a container ended (containerd's and CRI-O's, too).
+pub const UNKNOWN_EXIT: i32 = 255;
 
 /// Records what is heard, until the daemon stops.
 pub async fn listen(node: NodeHandle, mut notices: mpsc::Receiver<(String, Notice)>) {
@@ -128,19 +132,24 @@ pub async fn settle_containers(node: &NodeHandle, pod: &str) -> Result<(), Failu
         ) {
             continue;
         }
-        if let Some(exit) = read_exit(&exits, &container.id) {
-            record_exit(node, exit).await?;
-            continue;
-        }
-        if container.process.is_none() && container.state == ContainerState::Removing {
-            continue;
-        }
+        let (code, reason, why) = match read_exit(&exits, &container.id) {
+            Found::Record(exit) => {
+                record_exit(node, exit).await?;
+                continue;
+            }
+            Found::Nothing
+                if container.process.is_none() && container.state == ContainerState::Removing =>
+            {
+                continue;
+            }
+            Found::Nothing => (KILLED, ExitReason::MonitorDied, WITH_MONITOR.to_owned()),
+            Found::Unreadable(why) => (UNKNOWN_EXIT, ExitReason::Unknown, why),
+        };
         let id = container.id.clone();
         node.records
             .edit(move |draft| {
                 draft.change_container(&id, |container| {
-                    let why = "killed with the pod's monitor".to_owned();
-                    container.ended(KILLED, ExitReason::MonitorDied, why, now());
+                    container.ended(code, reason, why, now());
                     Ok(())
                 })
             })
@@ -149,16 +158,70 @@ pub async fn settle_containers(node: &NodeHandle, pod: &str) -> Result<(), Failu
     Ok(())
 }
 
-/// The durable record of an exit, if its monitor wrote one.
-fn read_exit(exits: &Path, container: &str) -> Option<ExitRecord> {
+/// What there is of the durable record of an exit.
+enum Found {
+    Record(ExitRecord),
+    Nothing,
+    /// Something is there that says nothing; why.
+    Unreadable(String),
+}
+
+/// The record its monitor wrote. One that was cut or spoilt is no record, but no proof that there
+/// was none either (case T4).
+fn read_exit(exits: &Path, container: &str) -> Found {
     let path = exits.join(format!("{container}.json"));
-    let found = std::fs::symlink_metadata(&path).ok()?;
-    if !found.is_file() || found.len() > MAX_EXIT_RECORD {
-        tracing::error!(path = %path.display(), "not an exit record; it is left out");
-        return None;
+    match parse_exit(&path, container) {
+        Ok(record) => Found::Record(record),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Found::Nothing,
+        Err(error) => {
+            tracing::error!(path = %path.display(), %error, "an exit record can't be read");
+            Found::Unreadable(format!("its exit record can't be read: {error}"))
+        }
     }
-    let record: ExitRecord = serde_json::from_slice(&std::fs::read(&path).ok()?)
-        .inspect_err(|error| tracing::error!(path = %path.display(), %error, "unreadable"))
-        .ok()?;
-    (record.container == container).then_some(record)
+}
+
+fn parse_exit(path: &Path, container: &str) -> std::io::Result<ExitRecord> {
+    let found = std::fs::symlink_metadata(path)?;
+    if !found.is_file() || found.len() > MAX_EXIT_RECORD {
+        return Err(std::io::Error::other("not a file of the size of one"));
+    }
+    let record: ExitRecord = serde_json::from_slice(&std::fs::read(path)?)?;
+    match record.container == container {
+        true => Ok(record),
+        false => Err(std::io::Error::other("it is another container's")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t4_a_spoilt_exit_record_is_neither_a_record_nor_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = r#"{"container":"c","exit_code":7,"signal":null,"oom_killed":false,
+            "started_at":1,"finished_at":2,"log_bytes_lost":0}"#;
+        for (name, text, want) in [
+            ("a whole one", Some(good), "record"),
+            ("none", None, "nothing"),
+            ("one of size zero", Some(""), "unreadable"),
+            ("half of one", Some(&good[..40]), "unreadable"),
+            ("another's", Some("{\"container\":\"d\"}"), "unreadable"),
+        ] {
+            let path = folder.path().join("c.json");
+            match text {
+                Some(text) => std::fs::write(&path, text).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            let found = match read_exit(folder.path(), "c") {
+                Found::Record(record) => {
+                    assert_eq!(record.exit_code, 7);
+                    "record"
+                }
+                Found::Nothing => "nothing",
+                Found::Unreadable(_) => "unreadable",
+            };
+            assert_eq!(found, want, "{name}");
+        }
+    }
 }

@@ -181,3 +181,62 @@ impl ContainerRecord {
         self.process = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn created(at: i64) -> ContainerRecord {
+        ContainerRecord {
+            id: "c".to_owned(),
+            pod: "p".to_owned(),
+            config: Stored::default(),
+            state: ContainerState::Starting,
+            image_id: String::new(),
+            image_ref: String::new(),
+            created_at: at,
+            started_at: 0,
+            finished_at: 0,
+            exit_code: 0,
+            reason: None,
+            message: String::new(),
+            process: None,
+            identity: Identity::default(),
+            log_path: None,
+            cgroup: String::new(),
+            stop_signal: Signal::TERM,
+            resources: Stored::default(),
+        }
+    }
+
+    #[test]
+    fn t4_times_stay_in_order_whenever_the_clock_is_set_back() {
+        for (name, start, end, want) in [
+            ("never", Some(20), 30, (10, 20, 30)),
+            ("before the start", Some(5), 6, (10, 10, 10)),
+            ("after the start", Some(20), 12, (10, 20, 20)),
+            ("to before the creation", Some(20), 3, (10, 20, 20)),
+            ("before a start nobody saw", None, 3, (10, 10, 10)),
+        ] {
+            let mut record = created(10);
+            if let Some(started_at) = start {
+                record.started(ProcessInfo {
+                    pid: 7,
+                    start_ticks: 1,
+                    started_at,
+                });
+            }
+            record.exited(&ExitRecord {
+                container: "c".to_owned(),
+                exit_code: 0,
+                signal: None,
+                oom_killed: false,
+                started_at: start.unwrap_or(2),
+                finished_at: end,
+                log_bytes_lost: 0,
+            });
+            let times = (record.created_at, record.started_at, record.finished_at);
+            assert_eq!(times, want, "set back {name}");
+        }
+    }
+}

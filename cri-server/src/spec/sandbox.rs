@@ -20,7 +20,8 @@ const NETWORK_SYSCTLS: [(&str, &str); 2] = [
 ];
 
 /// The cgroup of the pod with this id: a child of its parent, or of `default_parent`. Absolute
-/// within each hierarchy.
+/// within each hierarchy, and one that can be made: a pod recorded with another could not be taken
+/// down.
 pub fn cgroup_path(
     request: &SandboxRequest,
     default_parent: &str,
@@ -35,7 +36,10 @@ pub fn cgroup_path(
              cgroupfs"
         )));
     }
-    Ok(format!("/{}/{id}", parts.join("/")))
+    let path = format!("/{}/{id}", parts.join("/"));
+    let checked = bulkhead_runtime::cgroup::check_path(&path);
+    checked.map_err(|error| Failure::from(error).context("linux.cgroup_parent"))?;
+    Ok(path)
 }
 
 /// What the pod with this id and state directory is made of.
@@ -162,11 +166,10 @@ mod tests {
             (None, Some("/bulkhead/pods/p1")),
             (Some("/kubepods/pod1"), Some("/kubepods/pod1/p1")),
             (Some("kubepods//pod1/"), Some("/kubepods/pod1/p1")),
-            (
-                Some("/kubepods.slice/pod1.slice"),
-                Some("/kubepods.slice/pod1.slice/p1"),
-            ),
+            (Some("/kubepods.slice/pod1.slice"), None),
             (Some("kubepods-pod1.slice"), None),
+            (Some("/kubepods/cgroup.procs"), None),
+            (Some("/kubepods/a:b"), None),
         ] {
             let asked = SandboxRequest {
                 cgroup_parent: parent.map(str::to_owned),

@@ -87,6 +87,14 @@ impl Part {
     }
 }
 
+/// Whether a group can have this path at all: absolute, of plain components, named as cgroupfs does.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_path(path: &str) -> Result<()> {
+    GroupPath::parse(path).map(drop)
+}
+
 impl Hierarchies {
     /// Makes the group `path` (absolute, plain components) and what is missing of its parents.
     /// Also returns the parents that were made, outermost first, as `hierarchy:path`, for the

@@ -2,7 +2,7 @@
 //! them and cleans up after them. What is allowed when is decided in [`super::state`].
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{Process, Spec};
 use rustix::fd::{AsFd, OwnedFd};
@@ -10,10 +10,13 @@ use rustix::io::Errno;
 use rustix::process::WaitOptions;
 
 use super::defaults::Defaults;
+use super::feed::Feed;
 use super::log::Log;
+use super::patience::Patience;
 use super::pod::{Leftovers, Pod, with_cleanup};
 use super::state::Outcome;
 use super::stdio::{self, Output};
+use super::terminals::ExecTerminal;
 use super::wire::{Exec, ProcessInfo, Start};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, ErrorKind, Result};
@@ -37,8 +40,11 @@ pub(super) struct Container {
     /// What its execs get unless they say otherwise.
     defaults: Defaults,
     pub(super) log: Log,
-    /// Held open so that the process doesn't read an end of file.
-    _stdin: Option<OwnedFd>,
+    /// None without one, or once it ended.
+    pub(super) stdin: Option<Feed>,
+    pub(super) is_terminal: bool,
+    /// How long attached clients may hold its output back.
+    pub(super) patience: Patience,
     /// By the key they are watched under.
     pub(super) outputs: BTreeMap<u64, Output>,
     /// Sub-groups of ended execs.
@@ -98,7 +104,7 @@ pub(super) fn start(
     let info = info(&launched, started_at);
     let kept = match (kept, launched.terminal) {
         (Some(kept), _) => Ok(kept),
-        (None, Some(master)) => stdio::terminal(master),
+        (None, Some(master)) => stdio::terminal(master, request.stdin),
         (None, None) => Err(Error::new(
             ErrorKind::System,
             "the launcher returned no terminal",
@@ -114,7 +120,11 @@ pub(super) fn start(
             cgroup,
             defaults,
             log,
-            _stdin: kept.stdin,
+            stdin: kept
+                .stdin
+                .map(|stdin| Feed::new(stdin, terminal, request.stdin_once)),
+            is_terminal: terminal,
+            patience: Patience::new(Instant::now()),
             outputs: BTreeMap::new(),
             leftovers: Leftovers::default(),
         },
@@ -183,6 +193,7 @@ fn info(launched: &Launched, started_at: i64) -> ProcessInfo {
 pub(super) struct RunningExec {
     pub(super) container: String,
     pub(super) cgroup: Cgroup,
+    pub(super) terminal: Option<ExecTerminal>,
     /// Killed by us, so its descendants go with it.
     killed: bool,
 }
@@ -249,11 +260,17 @@ impl Container {
         });
         let started_at = now();
         let launched = launched.map_err(|error| with_cleanup(error, cgroup.remove()))?;
+        let kept = launched.terminal.as_ref().map(ExecTerminal::keep);
+        let terminal = kept.transpose().map_err(|error| {
+            // It runs already; it is reaped as an orphan.
+            with_cleanup(error, cgroup.kill().and_then(|()| cgroup.remove()))
+        })?;
         Ok(StartedExec {
             info: info(&launched, started_at),
             exec: RunningExec {
                 container: request.container.clone(),
                 cgroup,
+                terminal,
                 killed: false,
             },
             terminal: launched.terminal,

@@ -25,6 +25,11 @@ impl<K: Clone + Ord> Deadlines<K> {
         self.by_key.insert(key, when);
     }
 
+    /// Whether `key` has a deadline.
+    pub(super) fn is_set(&self, key: &K) -> bool {
+        self.by_key.contains_key(key)
+    }
+
     /// Forgets the deadline of `key`, if it has one.
     pub(super) fn cancel(&mut self, key: &K) {
         if let Some(when) = self.by_key.remove(key) {
@@ -60,7 +65,9 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut deadlines = Deadlines::new();
         assert_eq!(deadlines.wait(start), None);
+        assert!(!deadlines.is_set(&"late"));
         deadlines.set("late", at(9));
+        assert!(deadlines.is_set(&"late"));
         deadlines.set("early", at(1));
         deadlines.set("moved", at(2));
         deadlines.set("moved", at(5));

@@ -1,4 +1,4 @@
-//! What happens by itself: children end and are reaped, output comes and is logged, times run out.
+//! What happens by itself: children end and are reaped, times run out.
 //!
 //! The end of a container, in this order: its init is reaped and the exit dated; what else runs in
 //! its cgroup is killed; its output is drained into the log; the exit is recorded durably; then the
@@ -11,7 +11,6 @@ use super::complain;
 use super::event_loop::{Monitor, Timer, Whose, now};
 use super::pod::Pod;
 use super::state::Outcome;
-use super::stdio::Got;
 use super::wire::Event;
 use crate::sys::heap;
 
@@ -57,7 +56,7 @@ impl Monitor {
         }
         let keys: Vec<u64> = container.outputs.keys().copied().collect();
         for key in keys {
-            self.log_output(key, LAST_PIECES);
+            self.read_output(key, LAST_PIECES);
         }
         if !self.conclude_if_drained(id) {
             // Somebody outside holds it open, e.g. a process it was handed to.
@@ -73,14 +72,14 @@ impl Monitor {
         };
         let keys: Vec<u64> = container.outputs.keys().copied().collect();
         for key in keys {
-            self.log_output(key, LAST_PIECES);
+            self.read_output(key, LAST_PIECES);
             self.close_output(key);
         }
         self.conclude_if_drained(id);
     }
 
     /// Concludes a dead container if nothing more of its output can come.
-    fn conclude_if_drained(&mut self, id: &str) -> bool {
+    pub(super) fn conclude_if_drained(&mut self, id: &str) -> bool {
         let drained = self.machine.running(id).is_err()
             && self
                 .containers
@@ -95,6 +94,7 @@ impl Monitor {
     /// Records the exit of a container whose output is drained, tells it, and cleans up.
     fn conclude(&mut self, id: &str) {
         self.deadlines.cancel(&Timer::Drain(id.to_owned()));
+        self.end_clients(id);
         let Some(mut container) = self.containers.remove(id) else {
             return;
         };
@@ -132,7 +132,10 @@ impl Monitor {
 
     fn exec_ended(&mut self, id: &str, outcome: Outcome) {
         self.deadlines.cancel(&Timer::Exec(id.to_owned()));
-        if let Some(exec) = self.execs.remove(id) {
+        if let Some(mut exec) = self.execs.remove(id) {
+            if let Some(terminal) = exec.terminal.take() {
+                terminal.close(&mut self.sources);
+            }
             let settled = match (self.containers.get_mut(&exec.container), &mut self.pod) {
                 (Some(container), _) => container.exec_ended(exec),
                 (None, Some(pod)) => pod.exec_ended(exec),
@@ -154,71 +157,6 @@ impl Monitor {
             && let Err(error) = exec.kill()
         {
             complain(&error.context(format!("kill exec {id}, whose time is up")));
-        }
-    }
-
-    /// A watched output has something to say: one piece a turn.
-    pub(super) fn output_ready(&mut self, key: u64) {
-        let Some(id) = self.outputs.get(&key).cloned() else {
-            return;
-        };
-        self.log_output(key, 1);
-        self.conclude_if_drained(&id);
-    }
-
-    /// Logs up to `pieces` pieces of an output, and closes it at its end.
-    fn log_output(&mut self, key: u64, pieces: usize) {
-        let Some(id) = self.outputs.get(&key) else {
-            return;
-        };
-        let running = self.machine.running(id).is_ok();
-        let id = id.clone();
-        let mut buffers = self.take_buffers();
-        let mut last = Got::Nothing;
-        let mut terminal = false;
-        if let Some(container) = self.containers.get_mut(&id)
-            && let Some(output) = container.outputs.get(&key)
-        {
-            terminal = output.is_terminal();
-            for _ in 0..pieces {
-                last = output.read(&mut buffers.piece);
-                let Got::Bytes(count) = last else {
-                    break;
-                };
-                let piece = buffers.piece.get(..count).unwrap_or_default();
-                let scratch = &mut buffers.scratch;
-                container.log.write(output.stream(), piece, scratch);
-            }
-        }
-        self.buffers = Some(buffers);
-        match last {
-            // A terminal may be opened again as long as the container runs.
-            Got::End if terminal && running => {}
-            Got::End => self.close_output(key),
-            Got::Bytes(_) if terminal => self.rewatch_terminal(key, &id),
-            Got::Bytes(_) | Got::Nothing => {}
-        }
-    }
-
-    fn rewatch_terminal(&mut self, key: u64, id: &str) {
-        let output = self
-            .containers
-            .get(id)
-            .and_then(|container| container.outputs.get(&key));
-        if let Some(output) = output
-            && let Err(error) = self.watch_again(output, key)
-        {
-            complain(&error);
-        }
-    }
-
-    /// Stops watching an output and closes it.
-    fn close_output(&mut self, key: u64) {
-        if let Some(id) = self.outputs.remove(&key)
-            && let Some(container) = self.containers.get_mut(&id)
-        {
-            // Closing ends the watch: nobody else has this end.
-            container.outputs.remove(&key);
         }
     }
 }

@@ -1,14 +1,15 @@
 //! The monitor's loop: one thread, one epoll. What is ready is dispatched to [`super::requests`]
-//! (the daemon asks) and [`super::endings`] (a process ended, output came, a time is up). No source
-//! is served for long before the others have their turn.
+//! (the daemon asks) and [`super::endings`] (a process ended, a time is up), [`super::outputs`] and
+//! [`super::attach`] (bytes came). No source is served for long before the others have their turn.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::OwnedFd;
 
 use super::children::{Container, RunningExec};
+use super::client::Client;
 use super::complain;
 use super::deadline::Deadlines;
 use super::exits::Exits;
@@ -16,19 +17,13 @@ use super::frame::{Frame, Kind};
 use super::log::Scratch;
 use super::peer::Peer;
 use super::pod::Pod;
+use super::sources::{ACTIVE, CANDIDATE, LISTENER, SIGNALS, Source, Sources};
 use super::state::Machine;
 use super::wire::{Event, Reply};
-use crate::error::{Doing, Error, Result};
-use crate::sys::epoll::{Epoll, Interest};
+use crate::error::{Error, Result};
+use crate::sys::epoll::Interest;
 use crate::sys::heap;
 use crate::sys::signals::Signals;
-
-/// Keys of what is always watched; outputs have the ones from [`FIRST_OUTPUT`] on.
-const LISTENER: u64 = 0;
-const SIGNALS: u64 = 1;
-const ACTIVE: u64 = 2;
-const CANDIDATE: u64 = 3;
-const FIRST_OUTPUT: u64 = 16;
 
 /// Output is read in pieces of this size: a pipe's capacity.
 const PIECE: usize = 64 << 10;
@@ -43,6 +38,10 @@ pub(super) enum Timer {
     Exec(String),
     /// A container's output is no longer waited for.
     Drain(String),
+    /// Attached clients hold a container's output back no longer.
+    Patience(String),
+    /// What was on its way to or from an attached client is no longer waited for.
+    Farewell(String),
     /// Cgroups that couldn't be removed are tried again.
     Sweep,
     /// The buffers for output are given back.
@@ -68,7 +67,7 @@ pub(super) struct Buffers {
 /// The monitor's state: the machine that decides, and the objects its decisions are about.
 #[derive(Debug)]
 pub(super) struct Monitor {
-    epoll: Epoll,
+    pub(super) sources: Sources,
     listener: OwnedFd,
     signals: Signals,
     /// The daemon that said hello last.
@@ -82,9 +81,8 @@ pub(super) struct Monitor {
     pub(super) containers: BTreeMap<String, Container>,
     pub(super) execs: BTreeMap<String, RunningExec>,
     pub(super) pids: BTreeMap<i32, Whose>,
-    /// Whose output is watched under a key.
-    pub(super) outputs: BTreeMap<u64, String>,
-    next_output: u64,
+    /// Attached clients by the id of their attach.
+    pub(super) clients: BTreeMap<String, Client>,
     pub(super) buffers: Option<Buffers>,
     /// Requests of the active connection that are answered when the pod is stopped.
     pub(super) stop_requests: Vec<u32>,
@@ -97,12 +95,11 @@ pub(super) struct Monitor {
 impl Monitor {
     /// A monitor of nothing, listening.
     pub(super) fn new(listener: OwnedFd, signals: Signals) -> Result<Self> {
-        let doing = || "watch the monitor's sources";
-        let epoll = Epoll::new().doing(doing)?;
-        epoll.add(&listener, LISTENER, Interest::IN).doing(doing)?;
-        epoll.add(&signals, SIGNALS, Interest::IN).doing(doing)?;
+        let sources = Sources::new()?;
+        sources.add_fixed(&listener, LISTENER)?;
+        sources.add_fixed(&signals, SIGNALS)?;
         Ok(Self {
-            epoll,
+            sources,
             listener,
             signals,
             active: None,
@@ -114,8 +111,7 @@ impl Monitor {
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
             pids: BTreeMap::new(),
-            outputs: BTreeMap::new(),
-            next_output: FIRST_OUTPUT,
+            clients: BTreeMap::new(),
             buffers: None,
             stop_requests: Vec::new(),
             unreaped: false,
@@ -131,9 +127,7 @@ impl Monitor {
                 true => Some(Duration::ZERO),
                 false => self.deadlines.wait(Instant::now()),
             };
-            self.epoll
-                .wait(timeout, &mut ready)
-                .doing(|| "wait for events")?;
+            self.sources.wait(timeout, &mut ready)?;
             for (key, interest) in ready.drain(..) {
                 self.dispatch(key, interest);
             }
@@ -160,16 +154,20 @@ impl Monitor {
             SIGNALS => self.unreaped |= self.signals.take(Signal::SIGCHLD),
             ACTIVE => self.active_ready(interest),
             CANDIDATE => self.candidate_ready(),
-            output => self.output_ready(output),
+            key => match self.sources.of(key).cloned() {
+                Some(Source::Output(container)) => self.output_ready(key, &container),
+                Some(Source::Stdin(container)) => self.stdin_ready(&container),
+                Some(Source::Client(id)) => self.client_ready(&id, key, interest),
+                Some(Source::Terminal(exec)) => self.terminal_ready(&exec, key),
+                None => {}
+            },
         }
     }
 
     fn accept(&mut self) {
         let accepted = Peer::accept(&self.listener).and_then(|peer| {
             if let Some(peer) = &peer {
-                self.epoll
-                    .add(peer, CANDIDATE, Interest::IN)
-                    .doing(|| "watch a connection")?;
+                self.sources.add_fixed(peer, CANDIDATE)?;
             }
             Ok(peer)
         });
@@ -189,12 +187,12 @@ impl Monitor {
         match peer.receive() {
             Ok(None) => self.candidate = Some(peer),
             Ok(Some(frame)) if super::requests::is_hello(&frame) => {
-                let watched = self.epoll.modify(&peer, ACTIVE, Interest::IN);
-                if let Err(error) = watched.doing(|| "watch a connection") {
+                if let Err(error) = self.sources.change(&peer, ACTIVE, Interest::IN) {
                     return complain(&error);
                 }
-                self.stop_requests.clear();
-                self.active = Some(peer);
+                if self.active.replace(peer).is_some() {
+                    self.daemon_gone();
+                }
                 self.serve(frame);
             }
             Ok(Some(_)) => complain(&Error::invalid("a connection that didn't say hello first")),
@@ -263,32 +261,22 @@ impl Monitor {
             true => Interest::OUT,
             false => Interest::IN,
         };
-        if let Err(error) = self.epoll.modify(peer, ACTIVE, interest) {
-            self.drop_active(&Error::system("watch the connection", error));
+        if let Err(error) = self.sources.change(peer, ACTIVE, interest) {
+            self.drop_active(&error);
         }
     }
 
     fn drop_active(&mut self, error: &Error) {
         complain(&error.clone().context("connection closed"));
         self.active = None;
+        self.daemon_gone();
+    }
+
+    /// Nobody waits for its answers, or reads what it was given. Attached clients are known by their
+    /// own ends.
+    fn daemon_gone(&mut self) {
         self.stop_requests.clear();
-    }
-
-    /// Watches an output under a key of its own, which is returned.
-    pub(super) fn watch_output(&mut self, output: impl AsFd, terminal: bool) -> Result<u64> {
-        let key = self.next_output;
-        self.next_output = key.saturating_add(1);
-        self.epoll
-            .add(output, key, output_interest(terminal))
-            .doing(|| "watch a container's output")?;
-        Ok(key)
-    }
-
-    /// Reports a terminal again if more can be read from it.
-    pub(super) fn watch_again(&self, output: impl AsFd, key: u64) -> Result<()> {
-        self.epoll
-            .modify(output, key, output_interest(true))
-            .doing(|| "watch a container's terminal")
+        self.take_over_terminals();
     }
 
     /// The buffers for output, made on first use.
@@ -309,6 +297,8 @@ impl Monitor {
         match timer {
             Timer::Exec(id) => self.exec_timed_out(&id),
             Timer::Drain(container) => self.stop_draining(&container),
+            Timer::Patience(container) => self.patience_over(&container),
+            Timer::Farewell(id) => self.farewell_over(&id),
             Timer::Sweep => self.sweep(),
             Timer::Idle => match &mut self.buffers {
                 Some(buffers) if buffers.used => {
@@ -321,13 +311,6 @@ impl Monitor {
                 }
             },
         }
-    }
-}
-
-fn output_interest(terminal: bool) -> Interest {
-    match terminal {
-        true => Interest::IN | Interest::ET,
-        false => Interest::IN,
     }
 }
 

@@ -45,11 +45,17 @@ impl Scratch {
 /// The log of one container.
 #[derive(Debug)]
 pub(super) struct Log {
-    /// Where it is; none discards all output.
-    target: Option<LogTarget>,
-    file: Option<OwnedFd>,
+    file: LogFile,
     stdout: Splitter,
     stderr: Splitter,
+}
+
+/// Where records go, and what of them didn't get there.
+#[derive(Debug)]
+struct LogFile {
+    /// Where it is; none discards all output.
+    target: Option<LogTarget>,
+    open: Option<OwnedFd>,
     lost: u64,
     complained: bool,
 }
@@ -57,122 +63,114 @@ pub(super) struct Log {
 impl Log {
     /// Opens or creates the file, its parent directories included.
     pub(super) fn open(target: Option<LogTarget>) -> Result<Self> {
-        let file = target.as_ref().map(open).transpose()?;
-        Ok(Self {
+        let file = LogFile {
+            open: target.as_ref().map(open).transpose()?,
             target,
+            lost: 0,
+            complained: false,
+        };
+        Ok(Self {
             file,
             stdout: Splitter::new(Stream::Stdout),
             stderr: Splitter::new(Stream::Stderr),
-            lost: 0,
-            complained: false,
         })
     }
 
     /// Opens the path anew; from here on nothing goes to the old file. If it fails, the old file
     /// stays in use.
     pub(super) fn reopen(&mut self) -> Result<()> {
-        if let Some(target) = &self.target {
-            self.file = Some(open(target)?);
-            self.complained = false;
+        if let Some(target) = &self.file.target {
+            self.file.open = Some(open(target)?);
+            self.file.complained = false;
         }
         Ok(())
     }
 
     /// Bytes of output that didn't reach the log.
     pub(super) fn lost(&self) -> u64 {
-        self.lost
+        self.file.lost
     }
 
     /// Logs output of one stream.
     pub(super) fn write(&mut self, stream: Stream, mut output: &[u8], scratch: &mut Scratch) {
-        let Some(file) = &self.file else {
+        if self.file.open.is_none() {
             return;
-        };
+        }
         scratch.now();
         let splitter = match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
         while !output.is_empty() {
-            let was_open = splitter.open();
-            scratch.records.clear();
-            let used = splitter.push(output, &mut scratch.stamp, &mut scratch.records, BATCH);
+            let used = self.file.append(splitter, scratch, |splitter, scratch| {
+                splitter.push(output, &mut scratch.stamp, &mut scratch.records, BATCH)
+            });
             output = output.get(used..).unwrap_or_default();
-            let (lost, errno) = append(file, &scratch.records, splitter, was_open);
-            note(
-                &self.target,
-                &mut self.lost,
-                &mut self.complained,
-                lost,
-                errno,
-            );
         }
     }
 
     /// Both streams ended: writes what is held back.
     pub(super) fn finish(&mut self, scratch: &mut Scratch) {
-        let Some(file) = self.file.take() else {
+        if self.file.open.is_none() {
             return;
-        };
+        }
         scratch.now();
         for splitter in [&mut self.stdout, &mut self.stderr] {
-            let was_open = splitter.open();
-            scratch.records.clear();
-            splitter.finish(&mut scratch.stamp, &mut scratch.records);
-            let (lost, errno) = append(&file, &scratch.records, splitter, was_open);
-            note(
-                &self.target,
-                &mut self.lost,
-                &mut self.complained,
-                lost,
-                errno,
-            );
+            self.file.append(splitter, scratch, |splitter, scratch| {
+                splitter.finish(&mut scratch.stamp, &mut scratch.records);
+            });
+        }
+        self.file.open = None;
+    }
+}
+
+impl LogFile {
+    /// Appends the records that `make` puts into the scratch, and returns what it does.
+    fn append<T>(
+        &mut self,
+        splitter: &mut Splitter,
+        scratch: &mut Scratch,
+        make: impl FnOnce(&mut Splitter, &mut Scratch) -> T,
+    ) -> T {
+        let was_open = splitter.open();
+        scratch.records.clear();
+        let made = make(splitter, scratch);
+        if let Some(file) = &self.open
+            && let Err((written, errno)) = write_all(file, &scratch.records)
+        {
+            let landed = landed(&scratch.records, written);
+            if landed.torn > 0 {
+                untear(file, landed.torn);
+            }
+            splitter.lost(landed.open.unwrap_or(was_open));
+            self.note(landed.lost, errno);
+        }
+        made
+    }
+
+    /// Counts what was lost and says so once per file.
+    fn note(&mut self, lost: u64, errno: Errno) {
+        self.lost = self.lost.saturating_add(lost);
+        if let Some(target) = self.target.as_ref().filter(|_| !self.complained) {
+            let error = Error::system(format!("write to log {}", shown(target)), errno);
+            super::complain(&error.context("output is dropped and counted"));
+            self.complained = true;
         }
     }
 }
 
-/// Counts what was lost and says so once per file.
-fn note(
-    target: &Option<LogTarget>,
-    total: &mut u64,
-    complained: &mut bool,
-    lost: u64,
-    errno: Option<Errno>,
-) {
-    *total = total.saturating_add(lost);
-    if let (Some(errno), Some(target), false) = (errno, target, *complained) {
-        *complained = true;
-        let error = Error::system(format!("write to log {}", shown(target)), errno);
-        super::complain(&error.context("output is dropped and counted"));
-    }
-}
-
-/// Appends whole records. Returns the bytes of output lost, and why.
-fn append(
-    file: &OwnedFd,
-    records: &[u8],
-    splitter: &mut Splitter,
-    was_open: bool,
-) -> (u64, Option<Errno>) {
+/// Writes whole records; on failure says how many bytes were written, and why no more.
+fn write_all(file: &OwnedFd, records: &[u8]) -> std::result::Result<(), (usize, Errno)> {
     let mut written = 0;
     while let Some(rest) = records.get(written..).filter(|rest| !rest.is_empty()) {
-        let errno = match rustix::io::write(file, rest) {
-            Ok(count) if count > 0 => {
-                written += count;
-                continue;
-            }
-            Err(Errno::INTR) => continue,
-            Ok(_) => Errno::IO,
-            Err(errno) => errno,
-        };
-        let landed = landed(records, written);
-        if landed.torn > 0 {
-            untear(file, landed.torn);
+        match rustix::io::write(file, rest) {
+            Ok(0) => return Err((written, Errno::IO)),
+            Ok(count) => written += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err((written, errno)),
         }
-        splitter.lost(landed.open.unwrap_or(was_open));
-        return (landed.lost, Some(errno));
     }
-    (0, None)
+    Ok(())
 }
 
 /// Takes the beginning of a record that didn't fit out of the file again. We alone append to it.

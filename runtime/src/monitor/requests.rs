@@ -69,7 +69,7 @@ impl Monitor {
             }
             Request::Exec(request) => self.exec(&request, descriptors).map(Some),
             Request::Signal { container, signal } => {
-                self.container(&container)?.signal(signal)?;
+                self.running_container(&container)?.signal(signal)?;
                 done
             }
             Request::Kill { container } => {
@@ -84,12 +84,29 @@ impl Monitor {
                 }
                 done
             }
-            Request::Attach(_)
-            | Request::Detach { .. }
-            | Request::Resize { .. }
-            | Request::HangUp { .. } => done,
+            Request::Attach(request) => {
+                self.attach(&request, descriptors)?;
+                done
+            }
+            Request::Detach { id } => {
+                self.detach(&id);
+                done
+            }
+            Request::Resize {
+                container,
+                exec,
+                rows,
+                columns,
+            } => {
+                self.resize(&container, exec.as_deref(), rows, columns)?;
+                done
+            }
+            Request::HangUp { exec } => {
+                self.hang_up(&exec);
+                done
+            }
             Request::ReopenLog { container } => {
-                self.container(&container)?.log.reopen()?;
+                self.running_container(&container)?.log.reopen()?;
                 done
             }
             Request::Remove { container } => {
@@ -142,9 +159,8 @@ impl Monitor {
         let started = children::start(pod, request, seccomp, target, now).map_err(doing)?;
         let mut container = started.container;
         for output in started.outputs {
-            match self.watch_output(&output, output.is_terminal()) {
+            match output.watch(&request.container, &mut self.sources) {
                 Ok(key) => {
-                    self.outputs.insert(key, request.container.clone());
                     container.outputs.insert(key, output);
                 }
                 // It runs, so it is not undone; what it writes there is lost, and said to be.
@@ -224,7 +240,7 @@ impl Monitor {
         }
     }
 
-    fn container(&mut self, id: &str) -> Result<&mut children::Container> {
+    pub(super) fn running_container(&mut self, id: &str) -> Result<&mut children::Container> {
         self.containers
             .get_mut(id)
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("no running container {id}")))

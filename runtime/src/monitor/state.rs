@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::wire::{Event, ExitRecord, PodPaths, PodState, ProcessInfo, Request};
+use super::wire::{Attach, Event, ExitRecord, PodPaths, PodState, ProcessInfo, Request};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Containers of one pod, exited ones not yet removed included.
@@ -18,6 +18,10 @@ pub(super) const MAX_CONTAINERS: usize = 256;
 
 /// Running execs of one container.
 pub(super) const MAX_EXECS: usize = 256;
+
+/// Attached clients of one container, and of the pod: three descriptors each.
+pub(super) const MAX_CLIENTS: usize = 32;
+const MAX_POD_CLIENTS: usize = 256;
 
 /// Names that become file and cgroup names are no longer than this.
 const MAX_ID: usize = 128;
@@ -81,6 +85,8 @@ pub(super) struct Machine {
     pod: Pod,
     containers: BTreeMap<String, Container>,
     execs: BTreeMap<String, Exec>,
+    /// Attached clients and their containers.
+    clients: BTreeMap<String, String>,
 }
 
 impl Machine {
@@ -89,6 +95,7 @@ impl Machine {
             pod: Pod::Empty,
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
+            clients: BTreeMap::new(),
         }
     }
 
@@ -150,14 +157,9 @@ impl Machine {
                 Some(_) => Ok(()),
                 None => Err(unknown(container)),
             },
-            Request::KillExec { .. } => Ok(()),
-            Request::Attach(_)
-            | Request::Detach { .. }
-            | Request::Resize { .. }
-            | Request::HangUp { .. } => Err(Error::new(
-                ErrorKind::Unsupported,
-                "attach is not served by this monitor",
-            )),
+            Request::KillExec { .. } | Request::Detach { .. } | Request::HangUp { .. } => Ok(()),
+            Request::Attach(attach) => self.admit_client(attach),
+            Request::Resize { container, .. } => self.running(container).map(|_| ()),
             Request::Remove { container } => match self.containers.get(container) {
                 None | Some(Container::Exited(_)) => Ok(()),
                 Some(Container::Running(_) | Container::Ending { .. }) => {
@@ -169,6 +171,27 @@ impl Machine {
                 Pod::Created(_) | Pod::Stopping(_) => Err(wrong("the pod isn't stopped")),
             },
         }
+    }
+
+    fn admit_client(&self, attach: &Attach) -> Result<()> {
+        id("attach id", &attach.id)?;
+        self.running(&attach.container)?;
+        if !(attach.stdin || attach.stdout || attach.stderr) {
+            return Err(Error::invalid("an attach to no stream"));
+        }
+        if self.clients.contains_key(&attach.id) {
+            return Err(wrong(format!("{} is attached already", attach.id)));
+        }
+        let container = &attach.container;
+        let here = self.clients.values().filter(|other| *other == container);
+        if here.count() >= MAX_CLIENTS || self.clients.len() >= MAX_POD_CLIENTS {
+            let text = format!(
+                "container {container} has {MAX_CLIENTS} attached clients, or its pod \
+                 {MAX_POD_CLIENTS}: end one of them"
+            );
+            return Err(Error::new(ErrorKind::Exhausted, text));
+        }
+        Ok(())
     }
 
     fn created(&self) -> Result<()> {
@@ -276,6 +299,14 @@ impl Machine {
             exit_code: outcome.code(),
             timed_out: exec.timed_out,
         })
+    }
+
+    pub(super) fn attached(&mut self, id: &str, container: &str) {
+        self.clients.insert(id.to_owned(), container.to_owned());
+    }
+
+    pub(super) fn detached(&mut self, id: &str) {
+        self.clients.remove(id);
     }
 
     /// StopPod: nothing new starts; returns the containers to kill.

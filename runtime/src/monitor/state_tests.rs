@@ -1,7 +1,7 @@
 //! The table of requests and states, and what an exit becomes.
 
 use super::*;
-use crate::monitor::wire::{CreatePod, Exec, NamespaceMode, PidMode, RootfsSource, Start};
+use crate::monitor::wire::{Attach, CreatePod, Exec, NamespaceMode, PidMode, RootfsSource, Start};
 
 fn raw() -> Box<serde_json::value::RawValue> {
     serde_json::from_str("{}").unwrap()
@@ -52,6 +52,26 @@ fn exec(id: &str, container: &str) -> Request {
     })
 }
 
+/// An attach; its streams as letters of `ioe`.
+fn attach(id: &str, container: &str, streams: &str) -> Request {
+    Request::Attach(Attach {
+        id: id.into(),
+        container: container.into(),
+        stdin: streams.contains('i'),
+        stdout: streams.contains('o'),
+        stderr: streams.contains('e'),
+    })
+}
+
+fn resize(container: &str) -> Request {
+    Request::Resize {
+        container: container.into(),
+        exec: None,
+        rows: 24,
+        columns: 80,
+    }
+}
+
 fn signal(container: &str, signal: i32) -> Request {
     Request::Signal {
         container: container.into(),
@@ -85,7 +105,8 @@ fn info(started_at: i64) -> ProcessInfo {
     }
 }
 
-/// A pod with one container in each state: r runs, e is ending, x has exited. Exec `one` runs in r.
+/// A pod with one container in each state: r runs, e is ending, x has exited. Exec `one` runs in r, client `a`
+/// is attached to it.
 fn pod() -> Machine {
     let mut machine = Machine::new();
     machine.pod_created(PodPaths::default());
@@ -93,6 +114,7 @@ fn pod() -> Machine {
         machine.started(container, info(100));
     }
     machine.exec_started("one", "r");
+    machine.attached("a", "r");
     for container in ["e", "x"] {
         machine.ended(container, Outcome::Exited(3), 200);
     }
@@ -225,6 +247,81 @@ fn requests_are_allowed_where_the_state_allows_them() {
             &stopping,
             exec("two", "r"),
             Some(WrongState),
+        ),
+        ("attach", &running, attach("b", "r", "ioe"), None),
+        (
+            "attach to stdin alone",
+            &running,
+            attach("b", "r", "i"),
+            None,
+        ),
+        (
+            "attach to nothing",
+            &running,
+            attach("b", "r", ""),
+            Some(Invalid),
+        ),
+        (
+            "attach twice with one id",
+            &running,
+            attach("a", "r", "o"),
+            Some(WrongState),
+        ),
+        (
+            "attach with a path",
+            &running,
+            attach("a/b", "r", "o"),
+            Some(Invalid),
+        ),
+        (
+            "attach to an ending one",
+            &running,
+            attach("b", "e", "o"),
+            Some(WrongState),
+        ),
+        (
+            "attach to an exited one",
+            &running,
+            attach("b", "x", "o"),
+            Some(WrongState),
+        ),
+        (
+            "attach to an unknown one",
+            &running,
+            attach("b", "q", "o"),
+            Some(NotFound),
+        ),
+        (
+            "attach while stopping",
+            &stopping,
+            attach("b", "r", "o"),
+            None,
+        ),
+        ("detach", &running, Request::Detach { id: "a".into() }, None),
+        (
+            "detach an unknown one",
+            &running,
+            Request::Detach { id: "q".into() },
+            None,
+        ),
+        ("resize", &running, resize("r"), None),
+        (
+            "resize an exited one",
+            &running,
+            resize("x"),
+            Some(WrongState),
+        ),
+        (
+            "resize an unknown one",
+            &running,
+            resize("q"),
+            Some(NotFound),
+        ),
+        (
+            "hang up an unknown one",
+            &running,
+            Request::HangUp { exec: "q".into() },
+            None,
         ),
         ("signal", &running, signal("r", 15), None),
         ("real-time signal", &running, signal("r", 64), None),
@@ -398,4 +495,33 @@ fn a_stopped_pod_is_released_when_every_exit_is_recorded() {
     assert!(machine.stop().is_empty(), "idempotent");
     assert_eq!(machine.snapshot().exited.len(), 3);
     assert_eq!(machine.snapshot().paths, None);
+}
+
+#[test]
+fn attached_clients_are_bounded_by_container_and_by_pod() {
+    let mut machine = pod();
+    for container in 0..9 {
+        machine.started(&container.to_string(), info(1));
+    }
+    let kind = |machine: &Machine, container: &str| {
+        let admitted = machine.admit(&attach("new", container, "o"));
+        admitted.err().map(|error| error.kind())
+    };
+    let mut attached = 1; // "a"
+    for container in 0..7 {
+        let container = container.to_string();
+        for number in 0..MAX_CLIENTS {
+            assert_eq!(kind(&machine, &container), None);
+            machine.attached(&format!("{container}-{number}"), &container);
+            attached += 1;
+        }
+        assert_eq!(kind(&machine, &container), Some(ErrorKind::Exhausted));
+    }
+    for number in attached..MAX_POD_CLIENTS {
+        assert_eq!(kind(&machine, "8"), None);
+        machine.attached(&format!("8-{number}"), "8");
+    }
+    assert_eq!(kind(&machine, "7"), Some(ErrorKind::Exhausted));
+    machine.detached("a");
+    assert_eq!(kind(&machine, "7"), None);
 }

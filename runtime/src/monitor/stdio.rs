@@ -6,7 +6,9 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::record::Stream;
+use super::sources::{Source, Sources};
 use crate::error::{Doing, Result};
+use crate::sys::epoll::Interest;
 
 /// The ends a process gets as its descriptors 0, 1 and 2.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(super) struct Output {
     descriptor: OwnedFd,
     stream: Stream,
     terminal: bool,
+    /// Not read for now, as a client can't take more.
+    paused: bool,
 }
 
 /// What one read brought.
@@ -72,18 +76,23 @@ fn output(stream: Stream) -> Result<(OwnedFd, Output)> {
         descriptor: unblocked(read)?,
         stream,
         terminal: false,
+        paused: false,
     };
     Ok((write, output))
 }
 
-/// The master of a container's terminal: everything is stdout, and the same descriptor takes input.
-pub(super) fn terminal(master: OwnedFd) -> Result<Kept> {
+/// The master of a container's terminal: everything is stdout, and a copy of it takes input.
+pub(super) fn terminal(master: OwnedFd, stdin: bool) -> Result<Kept> {
+    let copy = || {
+        rustix::io::fcntl_dupfd_cloexec(&master, 3).doing(|| "duplicate the terminal's descriptor")
+    };
     Ok(Kept {
-        stdin: None,
+        stdin: stdin.then(copy).transpose()?,
         outputs: vec![Output {
             descriptor: unblocked(master)?,
             stream: Stream::Stdout,
             terminal: true,
+            paused: false,
         }],
     })
 }
@@ -99,11 +108,16 @@ pub(super) fn null() -> Result<OwnedFd> {
 }
 
 /// Only our end: the flag belongs to the open file, and each end is one of its own.
-fn unblocked(descriptor: OwnedFd) -> Result<OwnedFd> {
-    let doing = || "make a standard stream non-blocking";
-    let flags = fcntl_getfl(&descriptor).doing(doing)?;
-    fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK).doing(doing)?;
+pub(super) fn unblocked(descriptor: OwnedFd) -> Result<OwnedFd> {
+    unblock(&descriptor)?;
     Ok(descriptor)
+}
+
+/// As [`unblocked`], for all copies of the descriptor.
+pub(super) fn unblock(descriptor: &OwnedFd) -> Result<()> {
+    let doing = || "make a standard stream non-blocking";
+    let flags = fcntl_getfl(descriptor).doing(doing)?;
+    fcntl_setfl(descriptor, flags | OFlags::NONBLOCK).doing(doing)
 }
 
 impl Output {
@@ -118,17 +132,59 @@ impl Output {
     }
 
     pub(super) fn read(&self, buffer: &mut [u8]) -> Got {
-        loop {
-            return match rustix::io::read(&self.descriptor, &mut *buffer) {
-                Ok(0) => Got::End,
-                Ok(count) => Got::Bytes(count),
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => Got::Nothing,
-                // EIO is how a terminal says that its last slave was closed (pty_read); anything
-                // else won't get better either.
-                Err(_) => Got::End,
-            };
+        read_some(&self.descriptor, buffer)
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Watches it under a key of its own, which is returned.
+    pub(super) fn watch(&self, container: &str, sources: &mut Sources) -> Result<u64> {
+        let source = Source::Output(container.to_owned());
+        sources.add(&self.descriptor, source, self.interest())
+    }
+
+    /// Reports a terminal again if more can be read from it.
+    pub(super) fn watch_again(&self, key: u64, sources: &Sources) -> Result<()> {
+        sources.change(&self.descriptor, key, self.interest())
+    }
+
+    /// Stops or goes on watching it.
+    pub(super) fn set_paused(&mut self, paused: bool, key: u64, sources: &Sources) -> Result<()> {
+        if paused == self.paused {
+            return Ok(());
         }
+        self.paused = paused;
+        match paused {
+            true => {
+                sources.pause(&self.descriptor);
+                Ok(())
+            }
+            false => sources.resume(&self.descriptor, key, self.interest()),
+        }
+    }
+
+    fn interest(&self) -> Interest {
+        match self.terminal {
+            true => Interest::IN | Interest::ET,
+            false => Interest::IN,
+        }
+    }
+}
+
+/// Reads what is there.
+pub(super) fn read_some(from: &OwnedFd, buffer: &mut [u8]) -> Got {
+    loop {
+        return match rustix::io::read(from, &mut *buffer) {
+            Ok(0) => Got::End,
+            Ok(count) => Got::Bytes(count),
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN) => Got::Nothing,
+            // EIO is how a terminal says that its last slave was closed (pty_read), ECONNRESET a
+            // socket; anything else won't get better either.
+            Err(_) => Got::End,
+        };
     }
 }
 

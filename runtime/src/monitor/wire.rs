@@ -61,8 +61,9 @@ pub enum Request {
     /// Connects a client to the streams of a running container. Descriptors, in this order, those
     /// that are asked for: stdin (read end), stdout (write end), stderr (write end).
     Attach(Attach),
-    /// Ends an attach: its descriptors are closed, the container runs on. Answered before
-    /// [`Event::AttachEnded`], which follows. One that already ended is no error.
+    /// Ends an attach: its descriptors are closed, what the client had sent before still goes to the
+    /// container, which runs on. [`Event::AttachEnded`] tells the end. One that already ended is no
+    /// error.
     Detach {
         /// The attach's id.
         id: String,
@@ -223,13 +224,14 @@ pub struct Exec {
 /// the log nor another client waits for it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Attach {
-    /// The id of this attach, chosen by the daemon, for [`Event::AttachEnded`].
+    /// The id of this attach, chosen by the daemon, for [`Event::AttachEnded`], which may come before
+    /// the reply.
     pub id: String,
     /// The container's id.
     pub container: String,
     /// The read end of the client's input comes along. It is copied into the container's stdin, or
-    /// closed at once if the container was started without one. What several clients send is mixed as
-    /// it comes.
+    /// closed at once if the container was started without one or its stdin has ended. What several
+    /// clients send is mixed as it comes.
     pub stdin: bool,
     /// The write end for the container's stdout comes along; a terminal's output is all stdout.
     pub stdout: bool,

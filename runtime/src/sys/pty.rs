@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
+use rustix::termios::SpecialCodeIndex;
 
 /// `DEVPTS_SUPER_MAGIC` of statfs(2).
 const DEVPTS_MAGIC: u64 = 0x1cd1;
@@ -28,6 +29,20 @@ pub(crate) fn open(devpts: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd), Errno> 
         OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
     )?;
     Ok((master, slave))
+}
+
+/// Tells who reads the terminal that the input ends, as its end-of-file character does (VEOF of
+/// termios(3)); nothing where that is switched off. The master must be non-blocking.
+pub(crate) fn end_input(master: BorrowedFd<'_>) -> Result<(), Errno> {
+    let settings = rustix::termios::tcgetattr(master)?;
+    match settings.special_codes[SpecialCodeIndex::VEOF] {
+        0 => Ok(()), // _POSIX_VDISABLE
+        end => match rustix::io::write(master, &[end]) {
+            // With the input full whoever reads it has something to read.
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(errno) => Err(errno),
+        },
+    }
 }
 
 /// Sets the window size in characters.

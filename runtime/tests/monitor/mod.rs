@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test file uses a part of the rig")]
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+pub(crate) mod clients;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -179,6 +181,13 @@ impl Rig {
         }
     }
 
+    /// Descriptors the monitor has open.
+    pub(crate) fn open_descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.process.pid))
+            .unwrap()
+            .count()
+    }
+
     /// The request for a container that runs `args`; `change` edits its spec.
     pub(crate) fn container(
         &self,
@@ -259,7 +268,7 @@ impl Rig {
         }
     }
 
-    fn next_event(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
+    pub(crate) fn next_event(&mut self, wanted: impl Fn(&Event) -> bool) -> Event {
         if let Some(at) = self.events.iter().position(&wanted) {
             return self.events.remove(at);
         }
@@ -423,7 +432,7 @@ fn busybox_root(root: &Path) {
     fs::copy("/bin/busybox", &busybox).expect("Debian's busybox-static as /bin/busybox");
     for applet in [
         "sh", "cat", "echo", "sleep", "true", "false", "kill", "setsid", "head", "dd", "tail",
-        "yes", "printf", "ls", "id", "tty", "seq", "tr", "wc",
+        "yes", "printf", "ls", "id", "tty", "seq", "tr", "wc", "stty",
     ] {
         fs::hard_link(&busybox, root.join("bin").join(applet)).unwrap();
     }
