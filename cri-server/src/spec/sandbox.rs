@@ -60,6 +60,7 @@ pub fn plan(request: &SandboxRequest, id: &str, directory: &Path, cgroup: &str) 
             // `Target` is for containers only; the request was checked for it.
             Pid::Container | Pid::Target(_) => PidMode::Container,
         },
+        user: None,
         sysctls: sysctls(request),
         shm_size: (namespaces.ipc == Sharing::Pod).then_some(SHM_SIZE),
         cgroup: cgroup.to_owned(),
