@@ -106,6 +106,18 @@ product: deps-test images $(CRITEST)
 	$(CARGO) test -p bulkhead-conformance --profile $(PROFILE) --test '*' -- --test-threads=1
 	$(RIG) critest --groups required --report $(TARGET)/critest/required.json
 
+FUZZ_SECONDS ?= 60
+FUZZ_CORPUS := cri-server/fuzz/corpus
+fuzz: deps-build ## libFuzzer over what clients send, FUZZ_SECONDS (60) a target; finds go to target/fuzz
+	RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/conformance/tools/fuzz-rustc \
+		$(CARGO) build -p bulkhead-cri-server --bin fuzz --features _test-fuzz
+	@for name in $(notdir $(wildcard $(FUZZ_CORPUS)/*)); do \
+		mkdir -p $(TARGET)/fuzz/$$name; echo "fuzz: $$name"; \
+		BULKHEAD_FUZZ=$$name $(TARGET)/debug/fuzz $(TARGET)/fuzz/$$name $(FUZZ_CORPUS)/$$name \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 \
+			-artifact_prefix=$(TARGET)/fuzz/$$name- 2>&1 | tail -n 3; \
+	done
+
 test-vm: deps-build deps-test root ## What this kernel lacks, in a virtual machine: cgroup v2, AppArmor, systemd
 	@conformance/vm/suite
 
@@ -131,5 +143,5 @@ $(PEERS_DIR)/runc: conformance/peers/go.mod conformance/peers/build
 root:
 	@[ "$$(id -u)" = 0 ] || { echo "these tests need root"; exit 1; }
 
-.PHONY: help deps build monitor install run stop check layers deny advisories test test-pure \
+.PHONY: help deps build monitor install run stop check layers deny advisories test test-pure fuzz \
 	test-kernel test-product product test-vm conformance bench images peers root

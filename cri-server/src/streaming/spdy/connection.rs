@@ -20,7 +20,11 @@ use crate::ops::tasks::Tasks;
 const CHUNK: usize = 32 << 10;
 /// How often time is looked at; while the socket isn't read, also how often the client is asked
 /// for a sign of life, because one that has gone is then noticed by writing only.
-const TICK: Duration = Duration::from_secs(5);
+const TICK: Duration = if cfg!(test) {
+    Duration::from_millis(20)
+} else {
+    Duration::from_secs(5)
+};
 /// How long an ended connection may take to say so and to see the client close: a socket closed
 /// with something unread in it is reset, and the client might lose the last words.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -229,6 +233,7 @@ where
     fn look_around(&mut self) {
         let mut state = self.shared.lock();
         state.reset_stalled();
+        state.call_writers();
         let session = state.session();
         // Nothing waits to be sent, so pings can't pile up.
         if session.paused() && session.output().is_empty() && self.sending.is_empty() {
@@ -260,3 +265,6 @@ where
 fn lost(doing: &str, error: &io::Error) -> End {
     End::Lost(format!("{doing} the client: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

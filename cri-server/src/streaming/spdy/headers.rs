@@ -178,3 +178,6 @@ fn render(headers: &[(&str, &str)]) -> Vec<u8> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

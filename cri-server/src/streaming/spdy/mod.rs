@@ -20,11 +20,15 @@ mod connection;
 mod dictionary;
 mod error;
 mod frame;
+#[cfg(any(test, feature = "_test-fuzz"))]
+pub mod fuzz;
 mod headers;
 mod limits;
 mod session;
 mod state;
 mod stream;
+#[cfg(any(test, feature = "_test-fuzz"))]
+mod testing;
 mod turns;
 
 pub use connection::{Acceptor, Connection, IncomingStream};

@@ -168,6 +168,14 @@ impl State {
     /// Moves what is to be sent into `empty`, which makes room for those who wait to write.
     pub(super) fn take_output(&mut self, empty: &mut Vec<u8>) {
         std::mem::swap(self.session.output(), empty);
+        if !empty.is_empty() {
+            self.call_writers();
+        }
+    }
+
+    /// Calls those whose turn it is to write; called now and then too, in case a called one never
+    /// came and nothing is sent that would call the next.
+    pub(super) fn call_writers(&mut self) {
         let channels = &self.channels;
         let called = self.turns.call(|stream| {
             let channel = channels.get(&stream);
@@ -328,6 +336,7 @@ impl State {
 
     fn discard(&mut self, stream: u32) {
         if let Some(channel) = self.channels.remove(&stream) {
+            self.session.release();
             self.session.consumed(stream, channel.received.len());
         }
         let called = self.turns.forget(stream);
