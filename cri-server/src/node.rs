@@ -18,6 +18,7 @@ use crate::request::sandbox::SandboxKey;
 use crate::security::apparmor::load::AppArmor;
 use crate::security::seccomp::SeccompCache;
 use crate::stats::StatsCache;
+use crate::streaming::Streaming;
 
 /// Everything an operation may need. Shared behind [`NodeHandle`].
 #[derive(Debug)]
@@ -26,8 +27,6 @@ pub struct Node {
     pub config: Config,
     /// What the kernel offers, probed once.
     pub features: Features,
-    /// Why pods can't have user namespaces here; none if they can.
-    pub no_user_namespaces: Option<String>,
     /// The cgroup hierarchies.
     pub hierarchies: Hierarchies,
     /// Pods and containers.
@@ -54,6 +53,8 @@ pub struct Node {
     pub seccomp: SeccompCache,
     /// Usage last read.
     pub stats: StatsCache,
+    /// URLs for the clients of exec, attach and port-forward.
+    pub streaming: Streaming,
     /// Identifies this boot of the node.
     pub boot_id: String,
 }
@@ -71,6 +72,11 @@ impl Node {
 
 /// A fresh id: 64 lower-case hexadecimal digits from the kernel's random source.
 pub fn fresh_id() -> String {
+    random().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// 256 bits from the kernel's random source.
+pub fn random() -> [u8; 32] {
     let mut bytes = [0_u8; 32];
     let mut filled = 0;
     while filled < bytes.len() {
@@ -81,5 +87,5 @@ pub fn fresh_id() -> String {
         )
         .unwrap_or(0);
     }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes
 }

@@ -6,11 +6,15 @@ mod check;
 mod client;
 mod config;
 mod down;
+mod exec;
 mod logs;
 mod play;
 mod pods;
+mod port_forward;
 mod ps;
 mod serve;
+mod session;
+mod target;
 mod terminal;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +66,12 @@ enum Command {
     Ps,
     /// Show what a played pod's containers wrote
     Logs(logs::LogsArgs),
+    /// Run a command in a container
+    Exec(exec::ExecArgs),
+    /// Join the streams of a running container
+    Attach(exec::AttachArgs),
+    /// Lead local ports to ports of a pod
+    PortForward(port_forward::PortForwardArgs),
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -98,6 +108,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Down(args) => daemon().and_then(|(socket, root)| down::run(&args, &socket, &root)),
         Command::Ps => daemon().and_then(|(socket, _)| ps::run(&socket)),
         Command::Logs(args) => daemon().and_then(|(socket, _)| logs::run(&args, &socket)),
+        Command::Exec(args) => daemon().and_then(|(socket, _)| exec::exec(args, &socket)),
+        Command::Attach(args) => daemon().and_then(|(socket, _)| exec::attach(args, &socket)),
+        Command::PortForward(args) => {
+            daemon().and_then(|(socket, _)| port_forward::run(&args, &socket))
+        }
         Command::Version => {
             terminal::say(concat!("bulkhead ", env!("CARGO_PKG_VERSION")))?;
             Ok(ExitCode::SUCCESS)

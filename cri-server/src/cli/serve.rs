@@ -8,7 +8,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bulkhead_runtime::cgroup::Hierarchies;
 use bulkhead_runtime::features::Features;
-use bulkhead_runtime::user_namespace;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -26,6 +25,7 @@ use crate::security::apparmor::load::AppArmor;
 use crate::security::seccomp::SeccompCache;
 use crate::server::{self, listen};
 use crate::stats::{self, StatsCache};
+use crate::streaming::{self, Streaming};
 use crate::{recover, telemetry};
 
 /// How long work in flight may take to end after the signal; the next start settles the rest.
@@ -62,12 +62,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     })?;
     let socket = config.socket.path.clone();
     let (sender, notices) = mpsc::channel(NOTICES);
-    let node = open(config, sender).await?;
+    let (clients, streaming) = streaming::Listener::bind(&config.streaming).await?;
+    let node = open(config, streaming, sender).await?;
     recover::recover(&node).await?;
     let tasks = node.tasks.clone();
     drop(tasks.spawn("supervise", supervise::listen(node.clone(), notices)));
     let period = Duration::from_secs(node.config.stats.period_seconds.max(1));
     drop(tasks.spawn("sample usage", stats::sample(node.clone(), period)));
+    drop(tasks.spawn("serve streams", streaming::serve(node.clone(), clients)));
     let serving = tasks.spawn("serve", server::serve(node.clone(), listener));
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     until_signal().await?;
@@ -86,6 +88,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
 async fn open(
     config: Config,
+    streaming: Streaming,
     notices: mpsc::Sender<(String, Notice)>,
 ) -> anyhow::Result<NodeHandle> {
     let tasks = Tasks::default();
@@ -103,14 +106,9 @@ async fn open(
         tasks.clone(),
         notices,
     )?;
-    let no_user_namespaces = no_user_namespaces(&features, &config);
-    if let Some(why) = &no_user_namespaces {
-        tracing::warn!(why, "pods with user namespaces are refused");
-    }
     Ok(Arc::new(Node {
         apparmor: AppArmor::start(&features).await,
         features,
-        no_user_namespaces,
         hierarchies,
         records,
         images,
@@ -122,6 +120,7 @@ async fn open(
         endings: Inflight::new(tasks.clone()),
         seccomp: SeccompCache::default(),
         stats: StatsCache::default(),
+        streaming,
         boot_id: boot_id()?,
         tasks,
         config,
@@ -141,20 +140,6 @@ fn make_directories(config: &Config) -> anyhow::Result<()> {
             .with_context(doing)?;
     }
     Ok(())
-}
-
-/// Layers and writable layers lie below the root, the pods' files below the state: both have to be
-/// id-mappable, or a pod with a user namespace would start and then lack half of its files.
-fn no_user_namespaces(features: &Features, config: &Config) -> Option<String> {
-    if !features.user_namespaces {
-        return Some(
-            "the kernel has no user namespaces, or sysctl user.max_user_namespaces is 0".to_owned(),
-        );
-    }
-    [&config.root, &config.state]
-        .into_iter()
-        .find_map(|directory| user_namespace::probe(directory).err())
-        .map(|error| error.to_string())
 }
 
 fn image_settings(config: &Config) -> ImageSettings {

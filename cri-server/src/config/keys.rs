@@ -107,14 +107,6 @@ pub(super) const KEYS: &[Key] = &[
     key("cgroup.driver", "cgroupfs."),
     key("cgroup.parent", "Cgroup of pods whose request names none."),
     key(
-        "user-namespaces.first-id",
-        "First user and group id of the node that pods' user namespaces may be given.",
-    ),
-    key(
-        "user-namespaces.ids",
-        "How many ids from there on; a pod that is given others, or a live pod's, is refused.",
-    ),
-    key(
         "rlimits.nofile-soft",
         "Open files a container's process starts with, whatever the daemon's own limit.",
     ),
@@ -122,6 +114,23 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "stats.period-seconds",
         "Time between two background samples of usage.",
+    ),
+    key(
+        "streaming.address",
+        "Where exec, attach and port-forward are served; port 0 is any free one.",
+    ),
+    key(
+        "streaming.tls-certificate",
+        "PEM file of the server's certificates, read anew when it changes. Needed off loopback.",
+    ),
+    key("streaming.tls-key", "PEM file of its key."),
+    key(
+        "streaming.idle-seconds",
+        "A stream over which nothing goes for so long is ended.",
+    ),
+    key(
+        "streaming.creation-seconds",
+        "How long a client may take to open its streams.",
     ),
     key(
         "limits.message-bytes",

@@ -13,7 +13,7 @@ use std::path::Path;
 
 pub use schema::{
     CapabilitySet, Cgroup, CgroupDriver, Cidr, Config, DEFAULT_SOCKET, Images, Limits, LogFormat,
-    Mode, Network, NetworkMode, Rlimits, SeccompWhenUnset, Socket, UserNamespaces,
+    Mode, Network, NetworkMode, Rlimits, SeccompWhenUnset, Socket, Streaming,
 };
 pub use source::Origins;
 
@@ -70,6 +70,11 @@ fn check(config: &Config, origins: &Origins) -> Result<(), Failure> {
         ("state", Some(&config.state)),
         ("socket.path", Some(&config.socket.path)),
         ("monitor.path", config.monitor.path.as_ref()),
+        (
+            "streaming.tls-certificate",
+            config.streaming.tls_certificate.as_ref(),
+        ),
+        ("streaming.tls-key", config.streaming.tls_key.as_ref()),
     ];
     for (key, path) in paths {
         if let Some(path) = path.filter(|path| !path.is_absolute()) {
@@ -92,6 +97,7 @@ fn check(config: &Config, origins: &Origins) -> Result<(), Failure> {
     }
     check_handlers(&config.handlers).or_else(|why| wrong("handlers", why))?;
     check_network(&config.network).or_else(|(key, why)| wrong(key, why))?;
+    check_streaming(&config.streaming).or_else(|(key, why)| wrong(key, why))?;
     let parent = Path::new(&config.cgroup.parent);
     let plain = |part| matches!(part, std::path::Component::Normal(_));
     if !parent.is_absolute() || !parent.components().skip(1).all(plain) {
@@ -125,7 +131,7 @@ fn check(config: &Config, origins: &Origins) -> Result<(), Failure> {
             format!("is {nofile_soft}, above rlimits.nofile-hard, {nofile_hard}"),
         );
     }
-    let ranges: [(&str, u64, u64, u64); 7] = [
+    let ranges: [(&str, u64, u64, u64); 9] = [
         // A program that closes "all" descriptors spins through the soft limit.
         ("rlimits.nofile-soft", nofile_soft, 64, 1 << 20),
         (
@@ -153,6 +159,18 @@ fn check(config: &Config, origins: &Origins) -> Result<(), Failure> {
             86_400,
         ),
         ("stats.period-seconds", config.stats.period_seconds, 1, 3600),
+        (
+            "streaming.idle-seconds",
+            config.streaming.idle_seconds,
+            1,
+            30 * 86_400,
+        ),
+        (
+            "streaming.creation-seconds",
+            config.streaming.creation_seconds,
+            1,
+            600,
+        ),
         (
             "limits.message-bytes",
             as_u64(config.limits.message_bytes),
@@ -231,6 +249,33 @@ fn check_network(network: &Network) -> Result<(), (&'static str, String)> {
         ));
     }
     Ok(())
+}
+
+/// URLs name the address, so it has to be one; and what goes over a network is to be encrypted,
+/// since a token seen there could be used by whoever saw it (threats J2, J4).
+fn check_streaming(streaming: &Streaming) -> Result<(), (&'static str, String)> {
+    let address = streaming.address;
+    if address.ip().is_unspecified() {
+        return Err((
+            "streaming.address",
+            format!("is {address}: clients are sent to it, so one of the node's own is needed"),
+        ));
+    }
+    match (&streaming.tls_certificate, &streaming.tls_key) {
+        (None, None) if !address.ip().is_loopback() => Err((
+            "streaming.address",
+            format!("is {address}: off loopback streaming.tls-certificate and tls-key are needed"),
+        )),
+        (Some(_), None) => Err((
+            "streaming.tls-certificate",
+            "is set without streaming.tls-key".to_owned(),
+        )),
+        (None, Some(_)) => Err((
+            "streaming.tls-key",
+            "is set without streaming.tls-certificate".to_owned(),
+        )),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The configuration's types and defaults. What each key means to an operator stands in `keys.rs`,
 //! which a test keeps equal to the fields here.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -22,9 +22,9 @@ pub struct Config {
     pub seccomp: Seccomp,
     pub capabilities: Capabilities,
     pub cgroup: Cgroup,
-    pub user_namespaces: UserNamespaces,
     pub rlimits: Rlimits,
     pub stats: Stats,
+    pub streaming: Streaming,
     pub limits: Limits,
 }
 
@@ -43,9 +43,9 @@ impl Default for Config {
             seccomp: Seccomp::default(),
             capabilities: Capabilities::default(),
             cgroup: Cgroup::default(),
-            user_namespaces: UserNamespaces::default(),
             rlimits: Rlimits::default(),
             stats: Stats::default(),
+            streaming: Streaming::default(),
             limits: Limits::default(),
         }
     }
@@ -314,24 +314,6 @@ pub enum CgroupDriver {
     Cgroupfs,
 }
 
-/// Ids of the node that pods' user namespaces may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct UserNamespaces {
-    pub first_id: u32,
-    pub ids: u32,
-}
-
-impl Default for UserNamespaces {
-    fn default() -> Self {
-        // Above the node's own users and below the last block of 65,536, where some systems keep theirs.
-        Self {
-            first_id: 65_536,
-            ids: 4_294_836_224,
-        }
-    }
-}
-
 /// Resource limits of containers' processes; never the daemon's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -360,6 +342,29 @@ pub struct Stats {
 impl Default for Stats {
     fn default() -> Self {
         Self { period_seconds: 10 }
+    }
+}
+
+/// Where clients of exec, attach and port-forward connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Streaming {
+    pub address: SocketAddr,
+    pub tls_certificate: Option<PathBuf>,
+    pub tls_key: Option<PathBuf>,
+    pub idle_seconds: u64,
+    pub creation_seconds: u64,
+}
+
+impl Default for Streaming {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls_certificate: None,
+            tls_key: None,
+            idle_seconds: 4 * 3600,
+            creation_seconds: 30,
+        }
     }
 }
 

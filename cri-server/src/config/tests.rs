@@ -44,6 +44,11 @@ fn full() -> Config {
             mtu: Some(1400),
             ..Network::default()
         },
+        streaming: Streaming {
+            tls_certificate: Some(PathBuf::from("/etc/bulkhead/tls.crt")),
+            tls_key: Some(PathBuf::from("/etc/bulkhead/tls.key")),
+            ..Streaming::default()
+        },
         ..Config::default()
     }
 }
@@ -124,6 +129,21 @@ fn what_is_wrong_is_refused_with_file_line_and_way_out() {
             "a dotted unknown key as well",
             "log.colour = true\n",
             "config.toml:1: unknown key log.colour; `bulkhead config print` shows all",
+        ),
+        (
+            "a streaming address no client can be sent to",
+            "streaming.address = \"0.0.0.0:10010\"\n",
+            "config.toml:1: streaming.address is 0.0.0.0:10010: clients are sent to it",
+        ),
+        (
+            "streams in the clear off loopback",
+            "[streaming]\naddress = \"192.0.2.1:0\"\n",
+            "config.toml:2: streaming.address is 192.0.2.1:0: off loopback",
+        ),
+        (
+            "half an identity",
+            "streaming.tls-key = \"/a.key\"\n",
+            "config.toml:1: streaming.tls-key is set without streaming.tls-certificate",
         ),
         (
             "a wrong type",

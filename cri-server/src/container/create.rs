@@ -22,6 +22,7 @@ use crate::request::container::ContainerRequest;
 use crate::request::sandbox::SandboxRequest;
 use crate::request::signal::Signal;
 use crate::security::apparmor::Policy;
+use crate::security::seccomp;
 use crate::spec::container::{ContainerInputs, ContainerSpec};
 use crate::spec::mounts::Files;
 use crate::spec::security::Settings;
@@ -157,7 +158,7 @@ async fn make(work: Work) -> Result<(), Failure> {
         .doing("build the container")??;
     // Compiled now, so that a bad profile is an error of CreateContainer.
     let text = std::str::from_utf8(&made.spec).doing("encode the OCI spec")?;
-    drop(seccomp_program(&node, text).await?);
+    drop(seccomp_program(&node, seccomp::of_spec(text)?).await?);
     node.records
         .edit(move |draft| {
             draft.put_spec(&id, made.spec);

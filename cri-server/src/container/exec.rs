@@ -1,24 +1,24 @@
 //! ExecSync: a command in a running container, its output collected within bounds.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bulkhead_runtime::monitor::wire::{Exec, Reply, Request};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use super::start::seccomp_program;
+use super::process::{End, Wanted, running, start};
 use crate::failure::{Class, Doing, Failure};
 use crate::monitor::ExecEnd;
-use crate::node::{NodeHandle, fresh_id};
-use crate::records::{ContainerRecord, ContainerState};
-use crate::spec;
+use crate::node::NodeHandle;
 
-/// Both streams together, so that the answer stays below the 16 MiB the clients accept.
-const MAX_OUTPUT: usize = (16 << 20) - (64 << 10);
+/// The most kept of one stream; what comes after is discarded (`cri-contract.md`; threat F2,
+/// CVE-2022-31030).
+const MAX_STREAM: usize = 16 << 20;
+
+/// Taken by what is in the answer beside output.
+const OVERHEAD: usize = 64 << 10;
 
 /// How long output is still read after the command ended: a descendant may hold the pipe.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -49,53 +49,21 @@ pub async fn exec_sync(
     command: Vec<String>,
     timeout: Option<Duration>,
 ) -> Result<Output, Failure> {
-    let container = running(node, id)?;
-    let spec = String::from_utf8(node.records.spec(&container.id)?).doing("read the OCI spec")?;
-    let program = seccomp_program(node, &spec).await?;
-    let exec = Exec {
-        id: fresh_id(),
-        container: container.id.clone(),
-        process: spec::process::exec(&spec, command, false)?,
-        timeout_ms: timeout.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
-        seccomp: program.is_some(),
-        stdin: false,
-        stdout: true,
-        stderr: true,
-    };
+    let container = running(node, id, "exec in")?;
     let (out_read, out_write) = pipe_with(PipeFlags::CLOEXEC).doing("make a pipe")?;
     let (err_read, err_write) = pipe_with(PipeFlags::CLOEXEC).doing("make a pipe")?;
-    let mut guard = Guard {
-        node,
-        pod: &container.pod,
-        id: exec.id.clone(),
-        ended: false,
+    let wanted = Wanted {
+        command,
+        tty: false,
+        timeout,
+        stdin: None,
+        stdout: Some(out_write),
+        stderr: Some(err_write),
     };
-    let end = node.monitors.expect_exec(&guard.id);
-    {
-        let descriptors: Vec<BorrowedFd<'_>> = program
-            .iter()
-            .chain([&out_write, &err_write])
-            .map(AsFd::as_fd)
-            .collect();
-        let link = node.monitors.link(&container.pod)?;
-        match link.ask(Request::Exec(exec), &descriptors).await {
-            Ok(answer) if matches!(answer.reply, Reply::ExecStarted(_)) => {}
-            Ok(answer) => {
-                return Err(Failure::internal(format!(
-                    "unexpected answer {:?}",
-                    answer.reply
-                )));
-            }
-            Err(failure) => {
-                guard.ended = failure.class() != Class::Unavailable;
-                return Err(failure);
-            }
-        }
-    }
-    // Only the command holds the write ends now, so that their end is the end of the output.
-    drop((out_write, err_write));
-    let (stdout, stderr, end) = collect(out_read, err_read, end, timeout).await?;
-    guard.ended = true;
+    let mut started = start(node, &container, wanted, true).await?;
+    let budget = node.config.limits.message_bytes.saturating_sub(OVERHEAD);
+    let (stdout, stderr, end) =
+        collect(out_read, err_read, &mut started.end, timeout, budget).await?;
     if end.timed_out {
         let limit = timeout.unwrap_or_default();
         return Err(Failure::new(
@@ -110,26 +78,15 @@ pub async fn exec_sync(
     })
 }
 
-fn running(node: &NodeHandle, id: &str) -> Result<Arc<ContainerRecord>, Failure> {
-    let snapshot = node.records.snapshot();
-    let container = snapshot.find_container(id)?;
-    if container.state != ContainerState::Running {
-        return Err(Failure::precondition(format!(
-            "exec in container {}: it is not running",
-            container.id
-        )));
-    }
-    Ok(container.clone())
-}
-
 /// Reads both streams until they and the command have ended.
 async fn collect(
     stdout: OwnedFd,
     stderr: OwnedFd,
-    end: tokio::sync::oneshot::Receiver<ExecEnd>,
+    end: &mut End,
     timeout: Option<Duration>,
+    budget: usize,
 ) -> Result<(Vec<u8>, Vec<u8>, ExecEnd), Failure> {
-    let budget = AtomicUsize::new(MAX_OUTPUT);
+    let budget = AtomicUsize::new(budget);
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let ended = {
         let reading = async {
@@ -140,13 +97,11 @@ async fn collect(
         };
         tokio::pin!(reading);
         let waiting = async {
-            let gone = || Failure::internal("the pod's monitor ended during the command");
             match timeout {
-                None => end.await.map_err(|_| gone()),
-                Some(limit) => tokio::time::timeout(limit.saturating_add(SLACK), end)
+                None => end.wait().await,
+                Some(limit) => tokio::time::timeout(limit.saturating_add(SLACK), end.wait())
                     .await
-                    .map_err(|_| Failure::new(Class::Deadline, "command timed out"))?
-                    .map_err(|_| gone()),
+                    .map_err(|_| Failure::new(Class::Deadline, "command timed out"))?,
             }
         };
         tokio::pin!(waiting);
@@ -169,7 +124,8 @@ async fn collect(
     Ok((out, err, ended))
 }
 
-/// Keeps what the shared budget allows and discards the rest, while the command runs on.
+/// Keeps what its own bound and the shared budget allow and discards the rest, while the command
+/// runs on.
 async fn read_bounded(
     from: OwnedFd,
     into: &mut Vec<u8>,
@@ -185,7 +141,7 @@ async fn read_bounded(
         if count == 0 {
             return Ok(());
         }
-        let kept = take(budget, count);
+        let kept = take(budget, count.min(MAX_STREAM.saturating_sub(into.len())));
         into.extend_from_slice(buffer.get(..kept).unwrap_or_default());
     }
 }
@@ -197,31 +153,4 @@ fn take(budget: &AtomicUsize, wanted: usize) -> usize {
     });
     // The closure never refuses, so both arms hold what was left before.
     wanted.min(left.unwrap_or_else(|left| left))
-}
-
-/// Kills the exec when its caller goes away before its end is known.
-struct Guard<'a> {
-    node: &'a NodeHandle,
-    pod: &'a str,
-    id: String,
-    ended: bool,
-}
-
-impl Drop for Guard<'_> {
-    fn drop(&mut self) {
-        self.node.monitors.forget_exec(&self.id);
-        if self.ended {
-            return;
-        }
-        if let Ok(link) = self.node.monitors.link(self.pod) {
-            let kill = Request::KillExec {
-                id: std::mem::take(&mut self.id),
-            };
-            drop(self.node.tasks.spawn("kill exec", async move {
-                if let Err(failure) = link.ask(kill, &[]).await {
-                    tracing::debug!(%failure, "an abandoned exec could not be killed");
-                }
-            }));
-        }
-    }
 }

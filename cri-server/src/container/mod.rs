@@ -1,9 +1,13 @@
 //! Containers: one story per operation.
 
+mod attach;
 pub mod create;
 pub mod exec;
 mod facts;
 pub mod log;
+mod process;
 pub mod remove;
 pub mod start;
 pub mod stop;
+pub mod stream;
+mod terminal;

@@ -8,6 +8,8 @@ use bulkhead_runtime::monitor::wire::{
     LogTarget, ProcessInfo, Reply, Request, RootfsSource, Start,
 };
 
+use oci_spec::runtime::LinuxSeccomp;
+
 use crate::clock::now;
 use crate::failure::{Doing, Failure};
 use crate::node::NodeHandle;
@@ -82,7 +84,7 @@ fn running(container: &mut ContainerRecord, process: ProcessInfo) {
 
 async fn launch(node: &NodeHandle, container: &ContainerRecord) -> Result<ProcessInfo, Failure> {
     let spec = String::from_utf8(node.records.spec(&container.id)?).doing("read the OCI spec")?;
-    let program = seccomp_program(node, &spec).await?;
+    let program = seccomp_program(node, seccomp::of_spec(&spec)?).await?;
     let start = Start {
         container: container.id.clone(),
         spec: serde_json::value::RawValue::from_string(spec).doing("read the OCI spec")?,
@@ -103,12 +105,15 @@ async fn launch(node: &NodeHandle, container: &ContainerRecord) -> Result<Proces
     }
 }
 
-/// The compiled filter of a spec, as a descriptor; compiled at most once per profile.
+/// The compiled filter of a profile, as a descriptor; compiled at most once per profile.
 ///
 /// # Errors
 /// When the profile can't be compiled.
-pub async fn seccomp_program(node: &NodeHandle, spec: &str) -> Result<Option<OwnedFd>, Failure> {
-    let Some(profile) = seccomp::of_spec(spec)? else {
+pub async fn seccomp_program(
+    node: &NodeHandle,
+    profile: Option<LinuxSeccomp>,
+) -> Result<Option<OwnedFd>, Failure> {
+    let Some(profile) = profile else {
         return Ok(None);
     };
     let cache = node.seccomp.clone();

@@ -1,11 +1,12 @@
 //! The daemon's side of the monitors: one connection per pod, and what their answers mean.
 
+mod expected;
 mod link;
 pub mod process;
 mod registry;
 
 pub use link::{Answer, Link};
-pub use registry::{ExecEnd, Monitors, Notice};
+pub use registry::{AttachEnd, ExecEnd, Monitors, Notice};
 
 use bulkhead_runtime::error::{Error, ErrorKind};
 

@@ -12,6 +12,7 @@ use bulkhead_runtime::monitor::wire::Event;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Link;
+use super::expected::Expected;
 use crate::failure::{Class, Doing, Failure};
 use crate::ops::tasks::Tasks;
 use crate::records::MonitorRecord;
@@ -40,6 +41,13 @@ pub struct ExecEnd {
     pub timed_out: bool,
 }
 
+/// How an attachment ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachEnd {
+    /// Why the monitor gave the client up; none if the container or the client ended it.
+    pub dropped: Option<String>,
+}
+
 /// The monitors. Cheap to clone.
 #[derive(Clone)]
 pub struct Monitors {
@@ -50,7 +58,8 @@ struct Shared {
     starter: Starter,
     tasks: Tasks,
     links: Mutex<HashMap<String, Link>>,
-    execs: Mutex<HashMap<String, oneshot::Sender<ExecEnd>>>,
+    execs: Expected<ExecEnd>,
+    attaches: Expected<AttachEnd>,
     notices: mpsc::Sender<(String, Notice)>,
 }
 
@@ -76,7 +85,8 @@ impl Monitors {
             starter,
             tasks,
             links: Mutex::default(),
-            execs: Mutex::default(),
+            execs: Expected::default(),
+            attaches: Expected::default(),
             notices,
         };
         Ok(Self {
@@ -170,31 +180,37 @@ impl Monitors {
 
     async fn pass_on(&self, pod: String, mut heard: mpsc::Receiver<Event>) {
         while let Some(event) = heard.recv().await {
-            if let Event::ExecExited {
-                id,
-                exit_code,
-                timed_out,
-            } = event
-            {
-                self.exec_ended(
-                    &id,
-                    ExecEnd {
+            let notice = match event {
+                Event::ExecExited {
+                    id,
+                    exit_code,
+                    timed_out,
+                } => {
+                    let end = ExecEnd {
                         exit_code,
                         timed_out,
-                    },
-                );
-                continue;
-            }
+                    };
+                    self.shared.execs.ended(&id, end);
+                    continue;
+                }
+                Event::AttachEnded { id, dropped } => {
+                    self.shared.attaches.ended(&id, AttachEnd { dropped });
+                    continue;
+                }
+                event => Notice::Event(event),
+            };
             if self
                 .shared
                 .notices
-                .send((pod.clone(), Notice::Event(event)))
+                .send((pod.clone(), notice))
                 .await
                 .is_err()
             {
                 return;
             }
         }
+        self.shared.execs.lost(&pod);
+        self.shared.attaches.lost(&pod);
         if self.links().contains_key(&pod) {
             // The receiver is gone only when the daemon is ending.
             drop(self.shared.notices.send((pod, Notice::Lost)).await);
@@ -224,34 +240,28 @@ impl Monitors {
     }
 
     /// Registers interest in the end of an exec, before it is asked for.
-    pub fn expect_exec(&self, id: &str) -> oneshot::Receiver<ExecEnd> {
-        let (sender, receiver) = oneshot::channel();
-        self.execs().insert(id.to_owned(), sender);
-        receiver
+    pub fn expect_exec(&self, pod: &str, id: &str) -> oneshot::Receiver<ExecEnd> {
+        self.shared.execs.expect(pod, id)
     }
 
     /// Nobody waits for this exec any more.
     pub fn forget_exec(&self, id: &str) {
-        self.execs().remove(id);
+        self.shared.execs.forget(id);
     }
 
-    fn exec_ended(&self, id: &str, end: ExecEnd) {
-        let waiting = self.execs().remove(id);
-        if waiting.is_some_and(|waiting| waiting.send(end).is_err()) {
-            tracing::debug!(exec = id, "nobody waits for its end any more");
-        }
+    /// Registers interest in the end of an attachment, before it is asked for.
+    pub fn expect_attach(&self, pod: &str, id: &str) -> oneshot::Receiver<AttachEnd> {
+        self.shared.attaches.expect(pod, id)
+    }
+
+    /// Nobody waits for this attachment any more.
+    pub fn forget_attach(&self, id: &str) {
+        self.shared.attaches.forget(id);
     }
 
     fn links(&self) -> std::sync::MutexGuard<'_, HashMap<String, Link>> {
         self.shared
             .links
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn execs(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<ExecEnd>>> {
-        self.shared
-            .execs
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,10 +5,10 @@
 //! start of the daemon alike.
 
 pub mod files;
+pub mod forward;
 pub mod remove;
 pub mod run;
 pub mod stop;
 pub mod supervise;
 pub mod teardown;
 pub mod update;
-mod user_ids;

@@ -17,7 +17,7 @@ use crate::failure::{Failure, gone_is_done};
 use crate::pod;
 use crate::records::ContainerKey;
 use crate::render;
-use crate::request::exec::exec_sync;
+use crate::request::exec::{attach, exec, exec_sync, port_forward};
 use crate::request::filter::{ContainerFilter, ContainerView, SandboxFilter, SandboxView};
 use crate::stats;
 use crate::{info, request};
@@ -374,19 +374,40 @@ impl RuntimeService for Service {
         .await
     }
 
-    async fn exec(&self, _request: Request<ExecRequest>) -> Answered<ExecResponse> {
-        Err(unserved("Exec"))
+    async fn exec(&self, request: Request<ExecRequest>) -> Answered<ExecResponse> {
+        rpc("Exec", async {
+            let mut request = exec(&request.into_inner())?;
+            request.container = container::stream::check_exec(&self.node, &request)?;
+            observe::container(&request.container);
+            let url = self.node.streaming.exec(request)?;
+            Ok(ExecResponse { url })
+        })
+        .await
     }
 
-    async fn attach(&self, _request: Request<AttachRequest>) -> Answered<AttachResponse> {
-        Err(unserved("Attach"))
+    async fn attach(&self, request: Request<AttachRequest>) -> Answered<AttachResponse> {
+        rpc("Attach", async {
+            let mut request = attach(&request.into_inner())?;
+            request.container = container::stream::check_attach(&self.node, &request)?;
+            observe::container(&request.container);
+            let url = self.node.streaming.attach(request)?;
+            Ok(AttachResponse { url })
+        })
+        .await
     }
 
     async fn port_forward(
         &self,
-        _request: Request<PortForwardRequest>,
+        request: Request<PortForwardRequest>,
     ) -> Answered<PortForwardResponse> {
-        Err(unserved("PortForward"))
+        rpc("PortForward", async {
+            let (sandbox, ports) = port_forward(&request.into_inner())?;
+            let pod = pod::forward::check(&self.node, &sandbox)?;
+            observe::pod(&pod);
+            let url = self.node.streaming.port_forward(pod, ports)?;
+            Ok(PortForwardResponse { url })
+        })
+        .await
     }
 
     async fn container_stats(

@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 use bulkhead_runtime::users::{GroupsPolicy, Identity, UserChoice, UserSpec};
 use oci_spec::image::ImageConfiguration;
 use oci_spec::runtime::{
-    LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User,
+    LinuxCapabilities, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
+    User,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -90,26 +91,45 @@ pub fn init(
     Ok(process)
 }
 
-/// A further process in the container whose OCI spec this is: everything but command and terminal
-/// is the container's.
-pub fn exec(spec: &str, command: Vec<String>, tty: bool) -> Result<Box<RawValue>, Failure> {
-    #[derive(Deserialize)]
-    struct Spec {
-        process: Process,
+/// What a further process takes from the OCI spec of its container, read in one pass.
+#[derive(Debug, Deserialize)]
+pub struct OfSpec {
+    process: Process,
+    #[serde(default)]
+    linux: Option<LinuxPart>,
+}
+
+#[derive(Debug, Deserialize)]
+struct LinuxPart {
+    #[serde(default)]
+    seccomp: Option<LinuxSeccomp>,
+}
+
+/// Reads what a further process needs of the container's OCI spec.
+pub fn of_spec(spec: &str) -> Result<OfSpec, Failure> {
+    serde_json::from_str(spec).doing("read the process of an OCI spec")
+}
+
+impl OfSpec {
+    /// Takes out the container's seccomp profile.
+    pub fn take_seccomp(&mut self) -> Option<LinuxSeccomp> {
+        self.linux.take().and_then(|linux| linux.seccomp)
     }
-    const DOING: &str = "read the process of an OCI spec";
-    let spec: Spec = serde_json::from_str(spec).doing(DOING)?;
-    let mut process = spec.process;
-    process
-        .set_args(Some(command))
-        .set_terminal(Some(tty))
-        .set_console_size(None);
-    let mut env = Environment(process.env().clone().unwrap_or_default());
-    if tty {
-        env.default("TERM", "xterm");
+
+    /// A further process: everything but command and terminal is the container's.
+    pub fn exec(self, command: Vec<String>, tty: bool) -> Result<Box<RawValue>, Failure> {
+        let mut process = self.process;
+        process
+            .set_args(Some(command))
+            .set_terminal(Some(tty))
+            .set_console_size(None);
+        if tty {
+            let mut env = Environment(process.env().clone().unwrap_or_default());
+            env.default("TERM", "xterm");
+            process.set_env(Some(env.0));
+        }
+        serde_json::value::to_raw_value(&process).doing("write the process of an exec")
     }
-    process.set_env(Some(env.0));
-    serde_json::value::to_raw_value(&process).doing("write the process of an exec")
 }
 
 /// `command` replaces entry point and command of the image, `args` the latter (Kubernetes, "Define a

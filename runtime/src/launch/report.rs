@@ -23,7 +23,6 @@ pub(super) enum Stage {
     Prepare,
     Cgroup,
     Join,
-    UserNamespace,
     Enter,
     Fork,
     Root,
@@ -61,11 +60,10 @@ pub(super) enum Stage {
 }
 
 /// All stages, to find one by its number.
-const STAGES: [Stage; 38] = [
+const STAGES: [Stage; 37] = [
     Stage::Prepare,
     Stage::Cgroup,
     Stage::Join,
-    Stage::UserNamespace,
     Stage::Enter,
     Stage::Fork,
     Stage::Root,
@@ -277,9 +275,6 @@ fn describe(failure: &Failure, plan: Option<&Plan>, process: &ProcessPlan) -> St
                 (namespaces::name(*kind), path.display().to_string())
             });
             format!("join the {name} namespace {path}")
-        }
-        Stage::UserNamespace => {
-            "enter the user namespace and make the container's in it".to_owned()
         }
         Stage::Enter => "enter the container's namespaces".to_owned(),
         Stage::Fork => "start a process in the PID namespace".to_owned(),

@@ -16,7 +16,6 @@ fn create() -> Request {
         ipc: NamespaceMode::New,
         uts: NamespaceMode::New,
         pid: PidMode::Container,
-        user: None,
         sysctls: BTreeMap::new(),
         shm_size: None,
         cgroup: "/p".into(),

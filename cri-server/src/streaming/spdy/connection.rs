@@ -25,6 +25,12 @@ const TICK: Duration = if cfg!(test) {
 } else {
     Duration::from_secs(5)
 };
+/// How long the owners of streams may take to end them when the daemon stops.
+const OWNERS: Duration = if cfg!(test) {
+    Duration::from_millis(20)
+} else {
+    Duration::from_secs(3)
+};
 /// How long an ended connection may take to say so and to see the client close: a socket closed
 /// with something unread in it is reset, and the client might lose the last words.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -145,7 +151,7 @@ where
     async fn run(mut self, tasks: &Tasks) {
         let end = tokio::select! {
             end = poll_fn(|cx| self.poll_serve(cx)) => end,
-            () = tasks.stopping() => End::Stopping,
+            () = stopping(tasks) => End::Stopping,
         };
         tracing::debug!(%end, "a client's connection ends");
         let lost = matches!(end, End::Lost(_));
@@ -260,6 +266,12 @@ where
         while self.socket.read(&mut self.input).await? > 0 {}
         Ok(())
     }
+}
+
+/// The streams' owners see it first and end their streams in their own words.
+async fn stopping(tasks: &Tasks) {
+    tasks.stopping().await;
+    tokio::time::sleep(OWNERS).await;
 }
 
 fn lost(doing: &str, error: &io::Error) -> End {
