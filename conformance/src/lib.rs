@@ -5,6 +5,7 @@
 //! made on the spot; `node` runs a daemon on scratch folders and checks that it leaves nothing.
 
 pub mod bench;
+pub mod clients;
 pub mod critest;
 pub mod demo;
 pub mod images;
@@ -14,3 +15,4 @@ pub mod registry;
 pub mod rig;
 pub mod tar;
 pub mod wait;
+pub mod websocket;

@@ -11,6 +11,7 @@
 #![expect(clippy::exit, reason = "ends with the code it was told")]
 
 use std::io::Write;
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 use std::{env, fs, io, process, thread};
 
@@ -44,6 +45,8 @@ fn main() -> process::ExitCode {
         }
         "write" => write_bytes(rest),
         "heartbeat" => heartbeat(rest),
+        "echo" => echo(rest),
+        "flood" => flood(rest),
         "true" => Ok(()),
         "sleep" => loop {
             thread::sleep(Duration::from_secs(3600));
@@ -123,6 +126,53 @@ fn write_bytes(words: &[String]) -> io::Result<()> {
             .write_all(&all)
             .and_then(|()| io::stdout().flush()),
     }
+}
+
+/// `echo ADDRESS:PORT…`: gives every connection its bytes back, until its end is half closed.
+fn echo(addresses: &[String]) -> io::Result<()> {
+    let listeners = addresses
+        .iter()
+        .map(TcpListener::bind)
+        .collect::<io::Result<Vec<_>>>()?;
+    println!("listening");
+    let servers: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| thread::spawn(move || accept(&listener)))
+        .collect();
+    for server in servers {
+        server
+            .join()
+            .map_err(|_| io::Error::other("a server panicked"))??;
+    }
+    Ok(())
+}
+
+fn accept(listener: &TcpListener) -> io::Result<()> {
+    loop {
+        let (stream, _) = listener.accept()?;
+        // A client that resets its connection is the test's business.
+        thread::spawn(move || io::copy(&mut &stream, &mut &stream).is_ok());
+    }
+}
+
+/// `flood FILE LINES`: waits until FILE is there, then writes that many numbered lines of a hundred
+/// bytes, and into FILE how many milliseconds that took.
+fn flood(words: &[String]) -> io::Result<()> {
+    let [file, lines] = words else {
+        return Err(io::Error::other("usage: flood FILE LINES"));
+    };
+    let lines: u64 = lines.parse().map_err(io::Error::other)?;
+    println!("ready");
+    while !fs::exists(file)? {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let begin = Instant::now();
+    let mut out = io::stdout().lock();
+    for line in 0..lines {
+        out.write_all(format!("{line:099}\n").as_bytes())?;
+    }
+    out.flush()?;
+    fs::write(file, begin.elapsed().as_millis().to_string())
 }
 
 /// `heartbeat FILE SECONDS LINES_PER_SECOND CODE`: numbered lines to stdout, and into FILE the

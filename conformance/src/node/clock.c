@@ -1,5 +1,5 @@
-/* Moves CLOCK_REALTIME of the process that preloads this (ld.so(8), LD_PRELOAD) by the seconds, a
- * 64-bit integer, that the file named by BULKHEAD_TEST_CLOCK holds at that moment. */
+/* Moves CLOCK_REALTIME and CLOCK_MONOTONIC of the process that preloads this (ld.so(8), LD_PRELOAD)
+ * by the seconds, two 64-bit integers, that the file named by BULKHEAD_TEST_CLOCK holds then. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -17,7 +17,7 @@ __attribute__((constructor)) static void map_shift(void)
 	int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 	if (file < 0)
 		return;
-	void *mapped = mmap(NULL, sizeof *shift, PROT_READ, MAP_SHARED, file, 0);
+	void *mapped = mmap(NULL, 2 * sizeof *shift, PROT_READ, MAP_SHARED, file, 0);
 	close(file);
 	if (mapped != MAP_FAILED)
 		shift = mapped;
@@ -26,7 +26,7 @@ __attribute__((constructor)) static void map_shift(void)
 int clock_gettime(clockid_t clock, struct timespec *time)
 {
 	int failed = syscall(SYS_clock_gettime, clock, time);
-	if (!failed && clock == CLOCK_REALTIME && shift)
-		time->tv_sec += *shift;
+	if (!failed && shift && (clock == CLOCK_REALTIME || clock == CLOCK_MONOTONIC))
+		time->tv_sec += shift[clock == CLOCK_MONOTONIC];
 	return failed;
 }

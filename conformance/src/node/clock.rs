@@ -1,4 +1,4 @@
-//! A wall clock for one daemon that a test sets (case T4).
+//! Clocks for one daemon that a test sets (case T4) or puts forward.
 //!
 //! The machine's own clock is everybody's, and time namespaces move the monotonic clocks alone
 //! (time_namespaces(7)). So the daemon, which is linked dynamically, preloads `clock.c`. The static
@@ -39,13 +39,23 @@ impl Clock {
             path,
             file,
         };
-        clock.set(0)?;
+        clock.set_wall(0)?;
+        clock.set_monotonic(0)?;
         Ok(clock)
     }
 
-    /// Sets it to that many seconds after (or before) the true time.
-    pub(super) fn set(&self, seconds: i64) -> Result<()> {
-        let written = self.file.write_all_at(&seconds.to_ne_bytes(), 0);
+    /// Sets the wall clock to that many seconds after (or before) the true time.
+    pub(super) fn set_wall(&self, seconds: i64) -> Result<()> {
+        self.write(0, seconds)
+    }
+
+    /// Sets the monotonic clock to that many seconds after the true one; it must not go back.
+    pub(super) fn set_monotonic(&self, seconds: u32) -> Result<()> {
+        self.write(1, seconds.into())
+    }
+
+    fn write(&self, index: u64, seconds: i64) -> Result<()> {
+        let written = self.file.write_all_at(&seconds.to_ne_bytes(), 8 * index);
         written.context("move the clock")
     }
 

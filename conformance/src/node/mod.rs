@@ -2,8 +2,9 @@
 //!
 //! One daemon runs at a time on a machine (a lock file sees to it, across test programs too),
 //! because bridges, nftables tables and cgroups are the machine's. Everything a node owns lies
-//! below `/var/tmp/bh-…` (storage) and `/run/bh-…` (state, socket): short, since the path of a
-//! unix socket holds 107 bytes.
+//! below `/var/tmp/bh-…` (storage) and `/run/bh-…` (state, socket). The latter is as long as a
+//! clone's folder in somebody's home may be: with a pod's id below it, longer than the 107 bytes
+//! that the path of a unix socket holds.
 
 mod calls;
 mod clock;
@@ -11,6 +12,7 @@ pub mod leaks;
 mod log;
 pub mod pods;
 mod process;
+mod streams;
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixListener;
@@ -30,6 +32,7 @@ use self::leaks::Snapshot;
 pub use self::leaks::unmount_below;
 pub use self::log::Log;
 pub use self::process::{Limits, bulkhead_path, monitor_of, monitor_path, signal, target};
+pub use self::streams::Streams;
 use crate::registry::Registry;
 
 /// How long a daemon may take from exec to its first answer, on a busy machine.
@@ -46,7 +49,7 @@ pub struct Options {
     pub files: Option<Limits>,
     /// The socket is bound by the rig and handed over, as a service manager does.
     pub activated: bool,
-    /// The daemon's wall clock can be moved ([`Node::move_clock`]).
+    /// The daemon's clocks can be moved ([`Node::move_clock`], [`Node::put_forward`]).
     pub movable_clock: bool,
     /// The ranges of the embedded network, as the configuration spells them.
     pub pod_cidrs: &'static str,
@@ -94,7 +97,7 @@ impl Node {
         let only_one = process::lock().await?;
         let tag = process::unique();
         let root = PathBuf::from(format!("/var/tmp/bh-{tag}"));
-        let state = PathBuf::from(format!("/run/bh-{tag}"));
+        let state = PathBuf::from(format!("/run/bh-{tag}-as-long-as-a-clone-in-a-home"));
         fs::create_dir_all(&root).with_context(|| format!("make {}", root.display()))?;
         fs::create_dir_all(&state).with_context(|| format!("make {}", state.display()))?;
         registry.mirrors(&root.join("certs.d"), hosts)?;
@@ -222,10 +225,17 @@ impl Node {
 
     /// Moves the daemon's wall clock to that many seconds before or after the true time.
     pub fn move_clock(&self, seconds: i64) -> Result<()> {
+        self.clock()?.set_wall(seconds)
+    }
+
+    /// Lets that much time pass for the daemon, counted from its start and not from the last call.
+    pub fn put_forward(&self, seconds: u32) -> Result<()> {
+        self.clock()?.set_monotonic(seconds)
+    }
+
+    fn clock(&self) -> Result<&Clock> {
         let clock = self.clock.as_ref();
-        clock
-            .context("the node was started without a movable clock")?
-            .set(seconds)
+        clock.context("the node was started without movable clocks")
     }
 
     /// The last lines of the daemon's log.

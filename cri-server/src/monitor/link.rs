@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bulkhead_runtime::monitor::connection::{open_directory, short_socket_path};
 use bulkhead_runtime::monitor::frame::{self, Decoder, Frame, Kind};
 use bulkhead_runtime::monitor::wire::{Event, Reply, Request, VERSION};
 use bulkhead_runtime::sys::scm;
@@ -60,17 +61,20 @@ impl fmt::Debug for Link {
 }
 
 impl Link {
-    /// Connects, greets, and passes events on until the connection ends.
+    /// Connects to the monitor of the pod with this directory, greets, and passes events on until
+    /// the connection ends.
     ///
     /// # Errors
     /// When nobody listens, or doesn't greet in time, or speaks no version of ours.
     pub async fn connect(
-        socket: &Path,
+        directory: &Path,
         tasks: &Tasks,
         events: mpsc::Sender<Event>,
     ) -> Result<(Self, i32), Failure> {
-        let doing = || format!("connect to the monitor at {}", socket.display());
-        let stream = UnixStream::connect(socket).await.doing(doing())?;
+        let doing = || format!("connect to the monitor in {}", directory.display());
+        let open = open_directory(directory)?;
+        let connecting = UnixStream::connect(short_socket_path(&open)).await;
+        let stream = connecting.doing(doing())?;
         let shared = Arc::new(Shared {
             stream,
             writing: AsyncMutex::new(()),

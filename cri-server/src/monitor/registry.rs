@@ -164,8 +164,7 @@ impl Monitors {
     /// When it doesn't answer.
     pub async fn connect(&self, pod: &str, directory: &Path) -> Result<Link, Failure> {
         let (events, heard) = mpsc::channel(EVENT_QUEUE);
-        let socket = directory.join("monitor.sock");
-        let (link, _pid) = Link::connect(&socket, &self.shared.tasks, events).await?;
+        let (link, _pid) = Link::connect(directory, &self.shared.tasks, events).await?;
         self.links().insert(pod.to_owned(), link.clone());
         let (this, pod) = (self.clone(), pod.to_owned());
         drop(

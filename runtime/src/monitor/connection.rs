@@ -20,7 +20,10 @@ use crate::sys::scm;
 pub const SOCKET: &str = "monitor.sock";
 
 /// A pod's directory, only to reach [`SOCKET`] in it.
-pub(super) fn open_directory(directory: &Path) -> Result<OwnedFd> {
+///
+/// # Errors
+/// When there is no such directory.
+pub fn open_directory(directory: &Path) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(directory, flags, Mode::empty())
         .doing(|| format!("open pod directory {}", directory.display()))
@@ -28,7 +31,7 @@ pub(super) fn open_directory(directory: &Path) -> Result<OwnedFd> {
 
 /// A path to [`SOCKET`] that fits a socket address (108 bytes) however long the directory's own
 /// path is: through its descriptor, which must stay open while the path is used.
-pub(super) fn short_socket_path(directory: &OwnedFd) -> String {
+pub fn short_socket_path(directory: &OwnedFd) -> String {
     format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())
 }
 
