@@ -20,6 +20,7 @@ MONITOR := $(MONITOR_TARGET)/$(ARCH)-unknown-linux-gnu/monitor/bulkhead-monitor
 BULKHEAD := $(TARGET)/$(PROFILE_DIR)/bulkhead
 RIG := $(TARGET)/$(PROFILE_DIR)/conformance
 CRITEST := $(TARGET)/cri-tools/critest
+CLIENT_GO := $(TARGET)/client-go/client-go
 PEERS_DIR := $(TARGET)/peers
 
 # What the rig drives; it works with any build of the product.
@@ -102,7 +103,7 @@ test-kernel: deps-build deps-test root ## The launcher and the network on this k
 test-product: root ## The daemon from outside, and the groups of critest that are to pass: root
 	@$(MAKE) PROFILE=dev product
 
-product: deps-test images $(CRITEST)
+product: deps-test images $(CRITEST) $(CLIENT_GO)
 	$(CARGO) test -p bulkhead-conformance --profile $(PROFILE) --test '*' -- --test-threads=1
 	$(RIG) critest --groups required --report $(TARGET)/critest/required.json
 
@@ -134,6 +135,9 @@ images: build ## The test images, cached in target/images
 $(CRITEST): conformance/cri-tools/go.mod conformance/cri-tools/build | build
 	conformance/cri-tools/build $(dir $@) $$($(RIG) digest)
 	@touch $@
+
+$(CLIENT_GO): $(wildcard conformance/client-go/*)
+	conformance/client-go/build $@
 
 peers: $(PEERS_DIR)/runc
 $(PEERS_DIR)/runc: conformance/peers/go.mod conformance/peers/build

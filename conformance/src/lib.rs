@@ -14,5 +14,6 @@ pub mod peers;
 pub mod registry;
 pub mod rig;
 pub mod tar;
+pub mod terminal;
 pub mod wait;
 pub mod websocket;

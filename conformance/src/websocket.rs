@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// The newest remote command protocol.
 pub const V5: &str = "v5.channel.k8s.io";
+/// The one before it, which has no way to half-close stdin.
+pub const V4: &str = "v4.channel.k8s.io";
 /// Channel numbers of remote command.
 pub const STDIN: u8 = 0;
 /// See [`STDIN`].
@@ -140,6 +142,25 @@ impl WebSocket {
             }
         }
         Ok(all)
+    }
+
+    /// Like [`Self::read`], but only counts.
+    pub fn skip(&mut self, channel: u8, least: usize) -> Result<usize> {
+        let mut count = 0;
+        while count < least {
+            match self.receive()? {
+                Some((from, bytes)) if from == channel => count += bytes.len(),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        Ok(count)
+    }
+
+    /// Another handle on the same connection, to send while this one receives.
+    pub fn duplicate(&self) -> Result<Self> {
+        let stream = self.stream.try_clone()?;
+        Ok(Self { stream })
     }
 
     /// All that comes on stdout, and the Status, until the server closes.

@@ -2,6 +2,7 @@
 
 pub mod memory;
 pub mod samples;
+mod streams;
 pub mod subject;
 
 use std::path::{Path, PathBuf};
@@ -81,6 +82,11 @@ pub async fn run(plan: &Plan) -> Result<Samples> {
                     .with_context(|| name)?;
             }
         }
+    }
+    for subject in &mut subjects {
+        let name = subject.name.clone();
+        let streamed = subject.streams(plan.samples, &mut samples).await;
+        streamed.with_context(|| name)?;
     }
     for subject in &mut subjects {
         let name = subject.name.clone();

@@ -37,14 +37,14 @@ pub enum Network {
 pub struct Subject {
     /// Its name in the results.
     pub name: String,
-    runtime: RuntimeServiceClient<Channel>,
+    pub(super) runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
     daemon: u32,
     logs: PathBuf,
     next: u32,
 }
 
-fn ms(since: Instant) -> f64 {
+pub(super) fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
 }
 
@@ -79,7 +79,7 @@ impl Subject {
         Ok(subject)
     }
 
-    fn pod_config(&mut self, network: Network) -> cri::PodSandboxConfig {
+    pub(super) fn pod_config(&mut self, network: Network) -> cri::PodSandboxConfig {
         self.next += 1;
         let name = format!("bench-{}", self.next);
         let mode = match network {
@@ -111,7 +111,7 @@ impl Subject {
         }
     }
 
-    async fn run(&mut self, config: &cri::PodSandboxConfig) -> Result<String> {
+    pub(super) async fn run(&mut self, config: &cri::PodSandboxConfig) -> Result<String> {
         let request = cri::RunPodSandboxRequest {
             config: Some(config.clone()),
             ..Default::default()
@@ -124,7 +124,7 @@ impl Subject {
             .pod_sandbox_id)
     }
 
-    async fn create(
+    pub(super) async fn create(
         &mut self,
         pod: &str,
         pod_config: &cri::PodSandboxConfig,
@@ -143,7 +143,7 @@ impl Subject {
             .container_id)
     }
 
-    async fn start(&mut self, id: &str) -> Result<()> {
+    pub(super) async fn start(&mut self, id: &str) -> Result<()> {
         let request = cri::StartContainerRequest {
             container_id: id.to_owned(),
         };
@@ -151,7 +151,7 @@ impl Subject {
         Ok(())
     }
 
-    async fn end(&mut self, pod: &str) -> Result<()> {
+    pub(super) async fn end(&mut self, pod: &str) -> Result<()> {
         let stop = cri::StopPodSandboxRequest {
             pod_sandbox_id: pod.to_owned(),
         };

@@ -187,12 +187,22 @@ async fn run_critest(
     } else {
         own.insert(Node::start(&registry, HOSTS).await?).socket()
     };
-    let result = critest::run(&Run {
+    let again = groups != Groups::WebSocket && only.is_empty();
+    let websocket = Run {
+        socket: socket.clone(),
+        groups: Groups::WebSocket,
+        only: String::new(),
+        report: report.with_extension("websocket.json"),
+    };
+    let mut result = critest::run(&Run {
         socket,
         groups,
         only,
         report,
     })?;
+    if again {
+        result.specs.extend(critest::run(&websocket)?.specs);
+    }
     drop(peer);
     for spec in &result.specs {
         if let critest::report::Outcome::Failed(why) = &spec.outcome {

@@ -28,7 +28,11 @@ const REQUIRED: &[&str] = &[
     "Image Identifier Consistency",
     "Image Consistency",
     "Networking",
+    STREAMING,
 ];
+
+/// The group that runs a second time, over WebSocket.
+const STREAMING: &str = "Streaming";
 
 /// Which specs run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -37,6 +41,8 @@ pub enum Groups {
     Required,
     /// All 142; the five benchmarks are skipped by critest itself.
     All,
+    /// The streaming specs alone, over WebSocket instead of SPDY.
+    WebSocket,
 }
 
 impl Groups {
@@ -45,11 +51,27 @@ impl Groups {
         match self {
             Self::All => None,
             Self::Required => Some(format!(r"\[k8s\.io\] ({})", REQUIRED.join("|"))),
+            Self::WebSocket => Some(format!(r"\[k8s\.io\] {STREAMING}")),
         }
     }
 
     fn contains(self, spec: &Spec) -> bool {
-        self == Self::All || REQUIRED.iter().any(|group| spec.name.starts_with(group))
+        match self {
+            Self::All => true,
+            Self::Required => REQUIRED.iter().any(|group| spec.name.starts_with(group)),
+            Self::WebSocket => spec.name.starts_with(STREAMING),
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::WebSocket => &[
+                "-websocket-exec",
+                "-websocket-attach",
+                "-websocket-portforward",
+            ],
+            Self::Required | Self::All => &[],
+        }
     }
 }
 
@@ -92,6 +114,7 @@ pub fn run(run: &Run) -> Result<Report> {
     let mut command = Command::new(critest_path());
     command
         .args(["-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint])
+        .args(run.groups.flags())
         .args(["--ginkgo.no-color", "--ginkgo.v", "--ginkgo.json-report"])
         .arg(&report);
     let focus = match (run.groups.focus(), run.only.is_empty()) {
@@ -126,5 +149,10 @@ pub fn run(run: &Run) -> Result<Report> {
         "critest ran no spec; see {}",
         log.display()
     );
+    if run.groups == Groups::WebSocket {
+        for spec in &mut all.specs {
+            spec.name.push_str(" (WebSocket)");
+        }
+    }
     Ok(all)
 }
