@@ -54,7 +54,7 @@ pub async fn status(node: &NodeHandle, verbose: bool) -> StatusResponse {
         runtime_handlers: handlers(node),
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
-            user_namespaces_host_network: false,
+            user_namespaces_host_network: node.no_user_namespaces.is_none(),
             mount_options: true,
         }),
     };
@@ -74,8 +74,7 @@ pub async fn status(node: &NodeHandle, verbose: bool) -> StatusResponse {
 fn handlers(node: &NodeHandle) -> Vec<RuntimeHandler> {
     let features = RuntimeHandlerFeatures {
         recursive_read_only_mounts: true,
-        // Containers with one are refused by name until that part is there.
-        user_namespaces: false,
+        user_namespaces: node.no_user_namespaces.is_none(),
     };
     std::iter::once("")
         .chain(node.config.handlers.iter().map(String::as_str))

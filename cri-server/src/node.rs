@@ -27,6 +27,8 @@ pub struct Node {
     pub config: Config,
     /// What the kernel offers, probed once.
     pub features: Features,
+    /// Why pods can't have user namespaces here; none if they can.
+    pub no_user_namespaces: Option<String>,
     /// The cgroup hierarchies.
     pub hierarchies: Hierarchies,
     /// Pods and containers.

@@ -5,7 +5,7 @@
 //! CLOSE_RANGE_CLOEXEC (5.11), clone3 (5.3) and pidfds (5.4) are used without a fallback. Control
 //! groups have their own probe in `cgroup`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -39,8 +39,11 @@ pub struct Features {
     /// Overlay lower layers are given one by one with `lowerdir+` (6.7). Otherwise joined by colons,
     /// at most 14 layers.
     pub overlay_append: bool,
-    /// A detached mount can be cloned (6.15). Otherwise a pod's `/dev/shm` is mounted below its directory.
+    /// A detached mount can be cloned, and be a layer of an overlay (6.15). Otherwise a pod's `/dev/shm` is
+    /// mounted below its directory, and id-mapped layers are attached in a mount namespace for the while.
     pub clone_detached: bool,
+    /// User namespaces can be made.
+    pub user_namespaces: bool,
     /// AppArmor is enabled.
     pub apparmor: bool,
     /// SELinux is enabled.
@@ -93,6 +96,7 @@ impl Features {
             overlay_descriptors,
             overlay_append,
             clone_detached: probe_clone_detached(),
+            user_namespaces: most_user_namespaces(proc.as_fd()) > 0,
             apparmor: is_yes("/sys/module/apparmor/parameters/enabled"),
             selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
             seccomp: std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
@@ -129,6 +133,12 @@ impl Features {
                 self.clone_detached,
                 "a pod's /dev/shm outside the node's mount table; without it a tmpfs below the pod's directory",
                 "Linux 6.15",
+            ),
+            report(
+                "user namespaces",
+                self.user_namespaces,
+                "pods with hostUsers: false; without it such pods are refused",
+                "CONFIG_USER_NS and a positive sysctl user.max_user_namespaces",
             ),
             report(
                 "AppArmor",
@@ -168,6 +178,14 @@ fn kernel_release(release: &str) -> Result<(u32, u32)> {
             format!("the kernel's release {release:?} has no version number"),
         )),
     }
+}
+
+/// How many the caller may make; none without CONFIG_USER_NS.
+fn most_user_namespaces(proc: BorrowedFd<'_>) -> u64 {
+    sys::procfs::read(proc, c"sys/user/max_user_namespaces", 32)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 fn is_yes(path: &str) -> bool {

@@ -1,9 +1,11 @@
 //! The launcher: takes an OCI runtime spec and file descriptors, and turns them into kernel objects.
 //! Knows nothing of CRI, gRPC, registries, Kubernetes or tokio.
 
+mod attic;
 pub mod cgroup;
 pub mod error;
 pub mod features;
+pub mod idmap;
 pub mod launch;
 pub mod monitor;
 pub mod namespaces;
@@ -11,4 +13,5 @@ pub mod plan;
 pub mod rootfs;
 pub mod spec;
 pub mod sys;
+pub mod user_namespace;
 pub mod users;

@@ -3,9 +3,10 @@
 //!
 //! The monitor, which has one thread, goes into new namespaces itself (unshare(2), setns(2)), sets the host
 //! name and kernel parameters through its own procfs, which shows the caller's namespaces, and
-//! comes back. Nothing of a network namespace is brought up here. Why a pod wants which namespace is the
-//! caller's.
+//! comes back. What belongs to a user namespace is made by [`crate::user_namespace`] instead. Nothing of a
+//! network namespace is brought up here. Why a pod wants which namespace is the caller's.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -16,14 +17,17 @@ use rustix::mount::{MoveMountFlags, UnmountFlags};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Result};
 use crate::features::Features;
+use crate::idmap::IdMaps;
 use crate::launch::pause::{self, Pause};
 use crate::monitor::wire::{CreatePod, NamespaceMode, PidMode, PodPaths};
 use crate::plan;
 use crate::sys::{clone, fd, mount, procfs};
+use crate::user_namespace::{self, Inside};
 
 /// The namespaces of a pod, held until dropped.
 #[derive(Debug)]
 pub struct PodNamespaces {
+    user: Option<OwnedFd>,
     network: Option<OwnedFd>,
     ipc: Option<OwnedFd>,
     uts: Option<OwnedFd>,
@@ -69,10 +73,17 @@ impl PodNamespaces {
             }
             _ => None,
         };
-        let proc = procfs::open_host()?;
-        let made = make(request, network, &sysctls, proc.as_fd())?;
+        let made = match &request.user {
+            Some(maps) => make_owned(request, maps, &sysctls)?,
+            None => make(request, network, &sysctls, procfs::open_host()?.as_fd())?,
+        };
+        let user = made
+            .user
+            .as_ref()
+            .map(AsFd::as_fd)
+            .zip(request.user.as_ref());
         let pause = match request.pid {
-            PidMode::Pod => Some(pause::start(cgroup, features)?),
+            PidMode::Pod => Some(pause::start(cgroup, user, features)?),
             PidMode::Container | PidMode::Node => None,
         };
         Ok(Self { pause, shm, ..made })
@@ -87,6 +98,7 @@ impl PodNamespaces {
             network: owned(&self.network),
             ipc: owned(&self.ipc),
             uts: owned(&self.uts),
+            user: owned(&self.user),
             pid: self.pause.as_ref().map(|pause| path(pause.namespace())),
             shm: self.shm.as_ref().map(|shm| match shm {
                 Shm::Detached(fd) => path(fd.as_fd()),
@@ -125,6 +137,9 @@ fn check(request: &CreatePod, has_network: bool) -> Result<()> {
             )));
         }
     }
+    if let Some(maps) = &request.user {
+        check_user(request, maps)?;
+    }
     let named = request
         .hostname
         .as_ref()
@@ -146,6 +161,25 @@ fn check(request: &CreatePod, has_network: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A user namespace owns what its containers need: a procfs of the node's PID namespace or an mqueue of its
+/// IPC namespace could not be mounted in it.
+fn check_user(request: &CreatePod, maps: &IdMaps) -> Result<()> {
+    maps.check("CreatePod: user")?;
+    maps.root("CreatePod: user")?;
+    let refused = if request.network == NamespaceMode::Descriptor {
+        "a network namespace made before its user namespace"
+    } else if request.pid == PidMode::Node {
+        "the node's PID namespace"
+    } else if request.ipc == NamespaceMode::Host {
+        "the node's IPC namespace"
+    } else {
+        return Ok(());
+    };
+    Err(Error::invalid(format!(
+        "CreatePod: a user namespace can't be combined with {refused}"
+    )))
 }
 
 /// Where the caller comes back to.
@@ -187,23 +221,49 @@ fn open_own(proc: BorrowedFd<'_>, kind: u32) -> Result<OwnedFd> {
     .doing(|| format!("open the own {name} namespace"))
 }
 
+/// `CLONE_NEW*` bits of the new ones.
+fn new_kinds(request: &CreatePod) -> u32 {
+    [
+        (request.network, raw::CLONE_NEWNET),
+        (request.ipc, raw::CLONE_NEWIPC),
+        (request.uts, raw::CLONE_NEWUTS),
+    ]
+    .into_iter()
+    .filter(|(mode, _)| *mode == NamespaceMode::New)
+    .fold(0, |kinds, (_, kind)| kinds | kind)
+}
+
+/// Makes a user namespace and the others as its own.
+fn make_owned(
+    request: &CreatePod,
+    maps: &IdMaps,
+    sysctls: &[(CString, Vec<u8>)],
+) -> Result<PodNamespaces> {
+    let hostname = request.hostname.as_deref();
+    let inside = Inside {
+        kinds: new_kinds(request),
+        hostname: hostname.filter(|_| request.uts == NamespaceMode::New),
+        sysctls,
+    };
+    let mut made = user_namespace::make(maps, &inside)?;
+    Ok(PodNamespaces {
+        network: made.take(raw::CLONE_NEWNET),
+        ipc: made.take(raw::CLONE_NEWIPC),
+        uts: made.take(raw::CLONE_NEWUTS),
+        user: Some(made.user),
+        pause: None,
+        shm: None,
+    })
+}
+
 /// Goes into new namespaces and comes back, whatever happens in between.
 fn make(
     request: &CreatePod,
     network: Option<OwnedFd>,
-    sysctls: &[(std::ffi::CString, Vec<u8>)],
+    sysctls: &[(CString, Vec<u8>)],
     proc: BorrowedFd<'_>,
 ) -> Result<PodNamespaces> {
-    let mut new = 0;
-    for (mode, kind) in [
-        (request.network, raw::CLONE_NEWNET),
-        (request.ipc, raw::CLONE_NEWIPC),
-        (request.uts, raw::CLONE_NEWUTS),
-    ] {
-        if mode == NamespaceMode::New {
-            new |= kind;
-        }
-    }
+    let new = new_kinds(request);
     let joined = if network.is_some() {
         raw::CLONE_NEWNET
     } else {
@@ -218,7 +278,7 @@ fn make(
 fn enter_and_set(
     request: &CreatePod,
     network: Option<OwnedFd>,
-    sysctls: &[(std::ffi::CString, Vec<u8>)],
+    sysctls: &[(CString, Vec<u8>)],
     proc: BorrowedFd<'_>,
     new: u32,
 ) -> Result<PodNamespaces> {
@@ -248,6 +308,7 @@ fn enter_and_set(
         NamespaceMode::Host | NamespaceMode::Descriptor => Ok(None),
     };
     Ok(PodNamespaces {
+        user: None,
         network: match network {
             Some(network) => Some(network),
             None => own(request.network, raw::CLONE_NEWNET)?,
@@ -262,11 +323,25 @@ fn enter_and_set(
 fn make_shm(size: u64, request: &CreatePod, features: &Features) -> Result<Shm> {
     let doing = || "make the pod's shared memory";
     let context = mount::open_filesystem(c"tmpfs").doing(doing)?;
-    let size = plan::c_string("shm size", size.to_string())?;
+    let text = |number: String| plan::c_string("shm", number);
+    // Root's, as it is inside.
+    let root = request
+        .user
+        .as_ref()
+        .map(|maps| maps.root("shm"))
+        .transpose()?;
+    let (uid, gid) = root.unwrap_or((0, 0));
+    let (size, uid, gid) = (
+        text(size.to_string())?,
+        text(uid.to_string())?,
+        text(gid.to_string())?,
+    );
     for (key, value) in [
         (c"source", c"shm"),
         (c"mode", c"1777"),
         (c"size", size.as_c_str()),
+        (c"uid", uid.as_c_str()),
+        (c"gid", gid.as_c_str()),
     ] {
         rustix::mount::fsconfig_set_string(context.as_fd(), key, value).doing(doing)?;
     }

@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{fsconfig_set_fd, fsconfig_set_string};
 
+use crate::attic::Attic;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::features::Features;
 use crate::sys::mount::{self, Attributes};
+use crate::user_namespace;
 
 /// The most lower layers overlay takes (OVL_MAX_STACK of fs/overlayfs/params.h).
 const MAX_LAYERS: usize = 500;
@@ -56,14 +58,28 @@ pub fn read_only(lower: &[PathBuf], features: &Features) -> Result<OwnedFd> {
                 .doing(|| format!("make the view of layer {} read-only", only.display()))?;
             Ok(tree)
         }
-        layers => overlay(layers, None, None, attributes, features),
+        layers => overlay(layers, None, None, None, attributes, features),
     }
+}
+
+/// How an overlay's layers are given to a container in a user namespace: read through id-mapped mounts, so that
+/// the image's content stays as it is. What is written lies in the upper directory with the node's
+/// ids of who wrote it: overlay makes some of it as its mounter, whom a mapped upper layer would refuse.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mapped<'a> {
+    /// The user namespace.
+    pub(crate) namespace: BorrowedFd<'a>,
+    /// The node's ids of its root.
+    pub(crate) root: (u32, u32),
+    /// Where layers are attached for kernels that need it.
+    pub(crate) attic: Option<&'a Attic>,
 }
 
 /// The detached root mount of a container. Written to until the caller makes it read-only.
 pub(crate) fn build(
     rootfs: Rootfs<'_>,
     mount_label: Option<&str>,
+    mapped: Option<Mapped<'_>>,
     features: &Features,
 ) -> Result<OwnedFd> {
     match rootfs {
@@ -73,6 +89,9 @@ pub(crate) fn build(
             ..
         }
         | Rootfs::Directory(directory) => {
+            if let (Rootfs::Overlay { .. }, Some(mapped)) = (rootfs, mapped) {
+                give(open_layer(directory)?.as_fd(), directory, mapped.root)?;
+            }
             let tree = clone_directory(directory)?;
             let private = Attributes {
                 propagation: libc::MS_PRIVATE,
@@ -83,7 +102,7 @@ pub(crate) fn build(
             Ok(tree)
         }
         Rootfs::Overlay { lower, upper, work } => {
-            overlay(lower, Some((upper, work)), mount_label, 0, features)
+            overlay(lower, Some((upper, work)), mount_label, mapped, 0, features)
         }
     }
 }
@@ -104,10 +123,38 @@ fn open_layer(path: &Path) -> Result<OwnedFd> {
     .doing(|| format!("open layer {}", path.display()))
 }
 
+/// The kernel's uid and gid of what is not mapped (`/proc/sys/kernel/overflowuid`).
+const OVERFLOW: u32 = 65534;
+
+/// A detached, id-mapped copy of a layer.
+fn map_layer(path: &Path, mapped: Mapped<'_>) -> Result<OwnedFd> {
+    let tree = clone_directory(path)?;
+    user_namespace::map_mount(tree.as_fd(), false, mapped.namespace, || {
+        format!("id-map layer {}", path.display())
+    })?;
+    if let Some(attic) = mapped.attic {
+        attic.attach(tree.as_fd())?;
+    }
+    Ok(tree)
+}
+
+/// Gives the upper directory, which is the container's `/`, to the owner it has inside.
+fn give(directory: BorrowedFd<'_>, path: &Path, (uid, gid): (u32, u32)) -> Result<()> {
+    rustix::fs::chownat(
+        directory,
+        c"",
+        Some(rustix::fs::Uid::from_raw(uid)),
+        Some(rustix::fs::Gid::from_raw(gid)),
+        rustix::fs::AtFlags::EMPTY_PATH,
+    )
+    .doing(|| format!("give {} to user {uid} and group {gid}", path.display()))
+}
+
 fn overlay(
     lower: &[PathBuf],
     writable: Option<(&Path, &Path)>,
     label: Option<&str>,
+    mapped: Option<Mapped<'_>>,
     attributes: u64,
     features: &Features,
 ) -> Result<OwnedFd> {
@@ -124,7 +171,10 @@ fn overlay(
     let context = context.as_fd();
     let layers = lower
         .iter()
-        .map(|path| open_layer(path))
+        .map(|path| match mapped {
+            Some(mapped) => map_layer(path, mapped),
+            None => open_layer(path),
+        })
         .collect::<Result<Vec<_>>>()?;
     if features.overlay_append {
         for (layer, path) in layers.iter().zip(lower) {
@@ -146,6 +196,16 @@ fn overlay(
     }
     if let Some((upper, work)) = writable {
         let upper_fd = open_layer(upper)?;
+        if let (Some(mapped), Some(top)) = (mapped, layers.first()) {
+            let stat = rustix::fs::fstat(top).doing(|| "examine the topmost layer")?;
+            let owner = [stat.st_uid, stat.st_gid];
+            // The root directory's owner in the image, unless it isn't mapped.
+            let owner = match owner.contains(&OVERFLOW) {
+                true => mapped.root,
+                false => (stat.st_uid, stat.st_gid),
+            };
+            give(upper_fd.as_fd(), upper, owner)?;
+        }
         set_layer(context, "upperdir", upper_fd.as_fd(), upper, features)?;
         let work_fd = open_layer(work)?;
         set_layer(context, "workdir", work_fd.as_fd(), work, features)?;

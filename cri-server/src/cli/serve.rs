@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use bulkhead_runtime::cgroup::Hierarchies;
 use bulkhead_runtime::features::Features;
+use bulkhead_runtime::user_namespace;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -106,9 +107,14 @@ async fn open(
         tasks.clone(),
         notices,
     )?;
+    let no_user_namespaces = no_user_namespaces(&features, &config);
+    if let Some(why) = &no_user_namespaces {
+        tracing::warn!(why, "pods with user namespaces are refused");
+    }
     Ok(Arc::new(Node {
         apparmor: AppArmor::start(&features).await,
         features,
+        no_user_namespaces,
         hierarchies,
         records,
         images,
@@ -140,6 +146,20 @@ fn make_directories(config: &Config) -> anyhow::Result<()> {
             .with_context(doing)?;
     }
     Ok(())
+}
+
+/// Layers and writable layers lie below the root, the pods' files below the state: both have to be
+/// id-mappable, or a pod with a user namespace would start and then lack half of its files.
+fn no_user_namespaces(features: &Features, config: &Config) -> Option<String> {
+    if !features.user_namespaces {
+        return Some(
+            "the kernel has no user namespaces, or sysctl user.max_user_namespaces is 0".to_owned(),
+        );
+    }
+    [&config.root, &config.state]
+        .into_iter()
+        .find_map(|directory| user_namespace::probe(directory).err())
+        .map(|error| error.to_string())
 }
 
 fn image_settings(config: &Config) -> ImageSettings {

@@ -107,6 +107,14 @@ pub(super) const KEYS: &[Key] = &[
     key("cgroup.driver", "cgroupfs."),
     key("cgroup.parent", "Cgroup of pods whose request names none."),
     key(
+        "user-namespaces.first-id",
+        "First user and group id of the node that pods' user namespaces may be given.",
+    ),
+    key(
+        "user-namespaces.ids",
+        "How many ids from there on; a pod that is given others, or a live pod's, is refused.",
+    ),
+    key(
         "rlimits.nofile-soft",
         "Open files a container's process starts with, whatever the daemon's own limit.",
     ),

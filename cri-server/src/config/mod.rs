@@ -13,7 +13,7 @@ use std::path::Path;
 
 pub use schema::{
     CapabilitySet, Cgroup, CgroupDriver, Cidr, Config, DEFAULT_SOCKET, Images, Limits, LogFormat,
-    Mode, Network, NetworkMode, Rlimits, SeccompWhenUnset, Socket, Streaming,
+    Mode, Network, NetworkMode, Rlimits, SeccompWhenUnset, Socket, Streaming, UserNamespaces,
 };
 pub use source::Origins;
 

@@ -22,6 +22,7 @@ pub struct Config {
     pub seccomp: Seccomp,
     pub capabilities: Capabilities,
     pub cgroup: Cgroup,
+    pub user_namespaces: UserNamespaces,
     pub rlimits: Rlimits,
     pub stats: Stats,
     pub streaming: Streaming,
@@ -43,6 +44,7 @@ impl Default for Config {
             seccomp: Seccomp::default(),
             capabilities: Capabilities::default(),
             cgroup: Cgroup::default(),
+            user_namespaces: UserNamespaces::default(),
             rlimits: Rlimits::default(),
             stats: Stats::default(),
             streaming: Streaming::default(),
@@ -312,6 +314,24 @@ impl Default for Cgroup {
 pub enum CgroupDriver {
     /// The daemon, in the cgroup file system.
     Cgroupfs,
+}
+
+/// Ids of the node that pods' user namespaces may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct UserNamespaces {
+    pub first_id: u32,
+    pub ids: u32,
+}
+
+impl Default for UserNamespaces {
+    fn default() -> Self {
+        // Above the node's own users and below the last block of 65,536, where some systems keep theirs.
+        Self {
+            first_id: 65_536,
+            ids: 4_294_836_224,
+        }
+    }
 }
 
 /// Resource limits of containers' processes; never the daemon's own.

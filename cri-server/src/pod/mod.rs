@@ -12,3 +12,4 @@ pub mod stop;
 pub mod supervise;
 pub mod teardown;
 pub mod update;
+mod user_ids;

@@ -7,7 +7,7 @@ use std::path::Path;
 use bulkhead_proto::runtime::v1::PodSandboxConfig;
 use bulkhead_runtime::monitor::wire::{CreatePod, PodPaths, Reply, Request};
 
-use super::{files, teardown};
+use super::{files, teardown, user_ids};
 use crate::clock::now;
 use crate::failure::{Doing, Failure, gone_is_done};
 use crate::network::{AttachRequest, netns};
@@ -29,6 +29,9 @@ pub async fn run(
     let id = fresh_id();
     let record = intent(&node, &id, &request, config)?;
     let plan = spec::sandbox::plan(&request, &id, &node.pod_directory(&id), &record.cgroup);
+    if let Some(maps) = &request.namespaces.user {
+        user_ids::check(&node, maps)?;
+    }
     if let Some(existing) = take_name(&node, record).await? {
         return Ok(existing);
     }
@@ -91,6 +94,7 @@ fn claim(draft: &mut Draft, record: PodRecord) -> Result<Option<String>, Failure
         }
         return Err(Failure::taken(record.key(), &existing.id));
     }
+    user_ids::claim(draft.state(), &record)?;
     draft.put_pod(record);
     Ok(None)
 }
@@ -151,12 +155,17 @@ async fn create(
     id: &str,
     plan: CreatePod,
 ) -> Result<(PodPaths, Option<OwnedFd>), Failure> {
+    let isolated = plan.user.is_some();
     let answer = node
         .monitors
         .link(id)?
         .ask(Request::CreatePod(plan), &[])
         .await?;
     match answer.reply {
+        // One that doesn't know user namespaces would have made a pod without.
+        Reply::PodCreated(paths) if isolated && paths.user.is_none() => Err(Failure::internal(
+            "the monitor made no user namespace: its executable is of an older version",
+        )),
         Reply::PodCreated(paths) => Ok((paths, answer.descriptors.into_iter().next())),
         other => Err(Failure::internal(format!(
             "unexpected answer of the monitor: {other:?}"

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use bulkhead_proto::runtime::v1;
 
 use super::image::ImageRequest;
-use super::mount::{DeviceRequest, MountRequest};
+use super::mount::{DeviceRequest, MountRequest, Propagation};
 use super::namespaces::{Namespaces, Of, Pid, Sharing};
 use super::security::ContainerSecurity;
 use super::{Resources, SandboxRequest, Signal, invalid, text, unsupported};
@@ -118,7 +118,7 @@ pub fn parse(
             directory => Some(text::container_path("working_dir", directory)?),
         },
         envs: envs(&config.envs)?,
-        mounts: mounts(&config.mounts)?,
+        mounts: mounts(&config.mounts, sandbox)?,
         devices: devices(&config.devices)?,
         labels: text::map("labels", &config.labels)?,
         annotations: text::map("annotations", &config.annotations)?,
@@ -162,10 +162,23 @@ fn namespaces(
             "POD, but the pod sandbox was made without a PID namespace to share",
         ));
     }
+    if options.userns_options.is_some() && asked.user != pod.user {
+        return Err(invalid(
+            &format!("{FIELD}.userns_options"),
+            "differs from the pod sandbox's, whose user namespace its containers are in",
+        ));
+    }
+    if pod.user.is_some() && asked.pid == Pid::Node {
+        return Err(invalid(
+            &format!("{FIELD}.pid"),
+            "NODE can't be combined with the pod's user namespace",
+        ));
+    }
     Ok(Namespaces {
         network: pod.network,
         ipc: pod.ipc,
-        ..asked
+        user: pod.user.clone(),
+        pid: asked.pid,
     })
 }
 
@@ -267,12 +280,18 @@ fn shown(name: &str) -> String {
     name.chars().take(64).collect()
 }
 
-fn mounts(list: &[v1::Mount]) -> Result<Vec<MountRequest>, Failure> {
+fn mounts(list: &[v1::Mount], sandbox: &SandboxRequest) -> Result<Vec<MountRequest>, Failure> {
     text::bounded("mounts", list)?;
     let mut mounts: Vec<MountRequest> = Vec::with_capacity(list.len());
     for (index, mount) in list.iter().enumerate() {
         let field = format!("mounts[{index}]");
         let mount = MountRequest::parse(&field, mount)?;
+        if sandbox.namespaces.user.is_some() && mount.propagation == Propagation::Bidirectional {
+            return Err(invalid(
+                &format!("{field}.propagation"),
+                "BIDIRECTIONAL would let the pod's root mount on the node; not with a user namespace",
+            ));
+        }
         if mounts
             .iter()
             .any(|other| other.container_path == mount.container_path)

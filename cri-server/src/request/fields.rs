@@ -4,15 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use Disposition::{Honoured, Information, NoMeaning, Partly, Refused, Unserved};
+use Disposition::{Honoured, Information, NoMeaning, Refused, Unserved};
 
 /// What becomes of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Disposition {
     /// It has its effect.
     Honoured,
-    /// It has its effect but for this, which is refused.
-    Partly(&'static str),
     /// Refused with the field's path: what isn't provided yet.
     Refused(&'static str),
     /// Kept and shown, acted on by nobody.
@@ -216,9 +214,8 @@ const MESSAGES: &[Message] = &[
         (Honoured, &["key", "value"]),
     ]),
     ("Mount", &[
-        (Honoured, &["container_path", "host_path", "readonly", "propagation", "recursive_read_only", "mount_options"]),
+        (Honoured, &["container_path", "host_path", "readonly", "propagation", "recursive_read_only", "mount_options", "uidMappings", "gidMappings"]),
         (Refused("on a node with SELinux; without it the CRI has it ignored"), &["selinux_relabel"]),
-        (Refused("user namespaces"), &["uidMappings", "gidMappings"]),
         (Refused("image volumes"), &["image", "image_sub_path"]),
     ]),
     ("Device", &[
@@ -254,7 +251,7 @@ const MESSAGES: &[Message] = &[
         (NoMeaning("Windows"), &["run_as_username", "credential_spec", "host_process", "namespace_options"]),
     ]),
     ("IDMapping", &[
-        (Refused("user namespaces"), &["host_id", "container_id", "length"]),
+        (Honoured, &["host_id", "container_id", "length"]),
     ]),
     ("LinuxContainerSecurityContext", &[
         (Honoured, &["capabilities", "privileged", "namespace_options", "run_as_user", "run_as_group", "run_as_username", "readonly_rootfs", "supplemental_groups", "supplemental_groups_policy", "no_new_privs", "masked_paths", "readonly_paths", "seccomp", "apparmor", "apparmor_profile", "seccomp_profile_path"]),
@@ -264,8 +261,7 @@ const MESSAGES: &[Message] = &[
         (NoMeaning("Windows"), &["run_as_username", "credential_spec", "host_process"]),
     ]),
     ("NamespaceOption", &[
-        (Honoured, &["network", "pid", "ipc", "target_id"]),
-        (Partly("NODE is taken, POD refused: user namespaces"), &["userns_options"]),
+        (Honoured, &["network", "pid", "ipc", "target_id", "userns_options"]),
     ]),
     ("SELinuxOption", &[
         (Refused("on a node with SELinux; without it the CRI has it ignored"), &["user", "role", "type", "level"]),
@@ -283,8 +279,7 @@ const MESSAGES: &[Message] = &[
         (Honoured, &["add_capabilities", "drop_capabilities", "add_ambient_capabilities"]),
     ]),
     ("UserNamespace", &[
-        (Partly("NODE is taken, POD refused: user namespaces"), &["mode"]),
-        (Refused("user namespaces"), &["uids", "gids"]),
+        (Honoured, &["mode", "uids", "gids"]),
     ]),
 ];
 
@@ -356,7 +351,7 @@ fn what_is_not_plainly_honoured_says_why() {
         for (disposition, fields) in *groups {
             let why = match disposition {
                 Honoured | Unserved => continue,
-                Partly(why) | Refused(why) | Information(why) | NoMeaning(why) => why,
+                Refused(why) | Information(why) | NoMeaning(why) => why,
             };
             assert!(!why.is_empty(), "{message} {fields:?}");
         }

@@ -12,6 +12,7 @@ pub mod exec;
 #[cfg(test)]
 mod fields;
 pub mod filter;
+pub mod ids;
 pub mod image;
 pub mod mount;
 pub mod namespaces;

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use bulkhead_proto::runtime::v1;
+use bulkhead_runtime::idmap::IdMaps;
 
-use super::{enumeration, invalid, text, unsupported};
+use super::{enumeration, ids, invalid, text, unsupported};
 use crate::failure::Failure;
 
 /// How mounts made on one side of a bind mount appear on the other (mount_namespaces(7)).
@@ -33,6 +34,9 @@ pub struct MountRequest {
     pub selinux_relabel: bool,
     /// Propagation.
     pub propagation: Propagation,
+    /// Whose ids the files' ids are shown as; none shows them as they are. Honoured or refused, never
+    /// passed over.
+    pub id_maps: Option<IdMaps>,
     /// `noexec`, `nodev`, `nosuid`, each at most once.
     pub options: Vec<String>,
 }
@@ -46,17 +50,6 @@ impl MountRequest {
                 "image volumes are not provided by this version; copy the files into the \
                  container's image or an emptyDir",
             ));
-        }
-        for (name, mappings) in [
-            ("uidMappings", &mount.uid_mappings),
-            ("gidMappings", &mount.gid_mappings),
-        ] {
-            if !mappings.is_empty() {
-                return Err(unsupported(
-                    &at(name),
-                    "user namespaces are not provided by this version; leave hostUsers unset or true",
-                ));
-            }
         }
         let container_path = text::container_path(&at("container_path"), &mount.container_path)?;
         if container_path.parent().is_none() {
@@ -85,6 +78,7 @@ impl MountRequest {
             recursive_read_only: mount.recursive_read_only,
             selinux_relabel: mount.selinux_relabel,
             propagation,
+            id_maps: ids::mount(field, &mount.uid_mappings, &mount.gid_mappings)?,
             options: options(&at("mount_options"), &mount.mount_options)?,
         })
     }
@@ -212,10 +206,11 @@ mod tests {
             ("m.mount_options", Class::Invalid, |m| {
                 m.mount_options = vec!["exec".into()]
             }),
-            ("m.uidMappings", Class::Unsupported, |m| {
+            ("m.uidMappings[0]", Class::Invalid, |m| {
                 m.uid_mappings = vec![v1::IdMapping::default()];
+                m.gid_mappings = vec![v1::IdMapping::default()];
             }),
-            ("m.gidMappings", Class::Unsupported, |m| {
+            ("m.uidMappings", Class::Invalid, |m| {
                 m.gid_mappings = vec![v1::IdMapping::default()];
             }),
             ("m.image", Class::Unsupported, |m| {

@@ -1,8 +1,9 @@
 //! The namespaces of pods and containers.
 
 use bulkhead_proto::runtime::v1;
+use bulkhead_runtime::idmap::IdMaps;
 
-use super::{enumeration, invalid, text, unsupported};
+use super::{enumeration, ids, invalid, text};
 use crate::failure::Failure;
 
 /// Network, IPC or UTS: the pod's own, or the node's.
@@ -36,6 +37,8 @@ pub struct Namespaces {
     pub ipc: Sharing,
     /// The PID namespace.
     pub pid: Pid,
+    /// The user namespace, by its maps; none is the node's. It owns those the pod has for itself.
+    pub user: Option<IdMaps>,
 }
 
 /// Which kind of object the options belong to.
@@ -57,6 +60,7 @@ impl Namespaces {
                 network: Sharing::Pod,
                 ipc: Sharing::Pod,
                 pid: Pid::Pod,
+                user: None,
             });
         };
         let pid_field = format!("{field}.pid");
@@ -83,14 +87,28 @@ impl Namespaces {
                 "is meant only with pid TARGET",
             ));
         }
-        user(
+        let user = ids::user_namespace(
             &format!("{field}.userns_options"),
             options.userns_options.as_ref(),
         )?;
+        if user.is_some() && pid == Pid::Node {
+            return Err(invalid(
+                &pid_field,
+                "NODE can't be combined with a user namespace: it could mount no procfs",
+            ));
+        }
+        let ipc = sharing(&format!("{field}.ipc"), options.ipc)?;
+        if user.is_some() && ipc == Sharing::Node {
+            return Err(invalid(
+                &format!("{field}.ipc"),
+                "NODE can't be combined with a user namespace: it could mount no mqueue",
+            ));
+        }
         Ok(Self {
             network: sharing(&format!("{field}.network"), options.network)?,
-            ipc: sharing(&format!("{field}.ipc"), options.ipc)?,
+            ipc,
             pid,
+            user,
         })
     }
 }
@@ -101,26 +119,6 @@ fn sharing(field: &str, value: i32) -> Result<Sharing, Failure> {
         v1::NamespaceMode::Node => Ok(Sharing::Node),
         v1::NamespaceMode::Container => Err(invalid(field, "CONTAINER is for pid only")),
         v1::NamespaceMode::Target => Err(invalid(field, "TARGET is for pid only")),
-    }
-}
-
-/// Only the node's is taken until user namespaces are provided.
-fn user(field: &str, options: Option<&v1::UserNamespace>) -> Result<(), Failure> {
-    let Some(options) = options else {
-        return Ok(());
-    };
-    let mode = format!("{field}.mode");
-    match enumeration(&mode, options.mode)? {
-        v1::NamespaceMode::Node if options.uids.is_empty() && options.gids.is_empty() => Ok(()),
-        v1::NamespaceMode::Node => Err(invalid(field, "NODE takes no uids or gids")),
-        v1::NamespaceMode::Pod => Err(unsupported(
-            &mode,
-            "user namespaces (hostUsers: false) are not provided by this version; \
-             leave hostUsers unset or true",
-        )),
-        v1::NamespaceMode::Container | v1::NamespaceMode::Target => {
-            Err(invalid(&mode, "only POD and NODE are meant"))
-        }
     }
 }
 
@@ -138,6 +136,22 @@ mod tests {
         }
     }
 
+    fn isolated(network: i32, pid: i32, ipc: i32) -> v1::NamespaceOption {
+        let ids = vec![v1::IdMapping {
+            host_id: 1 << 20,
+            container_id: 0,
+            length: 65_536,
+        }];
+        v1::NamespaceOption {
+            userns_options: Some(v1::UserNamespace {
+                mode: v1::NamespaceMode::Pod.into(),
+                uids: ids.clone(),
+                gids: ids,
+            }),
+            ..options(network, pid, ipc, "")
+        }
+    }
+
     #[test]
     fn namespace_modes_are_taken_where_they_have_a_meaning() {
         for (given, of, fault) in [
@@ -149,6 +163,10 @@ mod tests {
             (options(0, 3, 0, "x"), Of::Container, None),
             (options(0, 3, 0, ""), Of::Container, Some("n.pid: ")),
             (options(0, 1, 0, "x"), Of::Container, Some("n.target_id: ")),
+            (isolated(0, 1, 0), Of::Sandbox, None),
+            (isolated(2, 0, 0), Of::Sandbox, None),
+            (isolated(0, 2, 0), Of::Sandbox, Some("n.pid: NODE can't")),
+            (isolated(0, 1, 2), Of::Sandbox, Some("n.ipc: NODE can't")),
             (
                 options(9, 0, 0, ""),
                 Of::Container,
@@ -165,33 +183,6 @@ mod tests {
                     assert!(failure.message().starts_with(prefix), "{failure}");
                 }
             }
-        }
-    }
-
-    #[test]
-    fn user_namespaces_are_refused_by_name_and_their_absence_is_not() {
-        let of = |mode, length| {
-            let ids = vec![
-                v1::IdMapping {
-                    host_id: 1 << 20,
-                    container_id: 0,
-                    length,
-                };
-                usize::from(length > 0)
-            ];
-            user(
-                "u",
-                Some(&v1::UserNamespace {
-                    mode,
-                    uids: ids.clone(),
-                    gids: ids,
-                }),
-            )
-        };
-        assert!(user("u", None).is_ok());
-        assert!(of(2, 0).is_ok());
-        for (mode, length) in [(2, 1), (0, 65536), (0, 0), (1, 1), (3, 1), (7, 0)] {
-            assert!(of(mode, length).is_err(), "{mode} {length}");
         }
     }
 }

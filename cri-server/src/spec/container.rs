@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use bulkhead_runtime::idmap::IdMaps;
 use bulkhead_runtime::monitor::wire::PodPaths;
 use bulkhead_runtime::plan::cgroup::Placement;
 use bulkhead_runtime::users::Identity;
@@ -106,6 +107,9 @@ pub fn build(inputs: &ContainerInputs<'_>) -> Result<ContainerSpec, Failure> {
         decided.capabilities.clone(),
         decided.apparmor.clone(),
     )?;
+    if let Some(maps) = &inputs.sandbox.namespaces.user {
+        check_mapped(inputs.identity, maps)?;
+    }
     let plan = mount_plan(inputs)?;
     if inputs.node.selinux && request.mounts.iter().any(|mount| mount.selinux_relabel) {
         return Err(Failure::new(
@@ -145,6 +149,26 @@ pub fn build(inputs: &ContainerInputs<'_>) -> Result<ContainerSpec, Failure> {
     })
 }
 
+/// Refuses a user the pod's user namespace doesn't have: the kernel would, at the start.
+fn check_mapped(identity: &Identity, maps: &IdMaps) -> Result<(), Failure> {
+    let refuse = |what: &str, id: u32| {
+        Err(Failure::invalid(format!(
+            "linux.security_context: {what} {id} is outside the ids of the pod's user namespace"
+        )))
+    };
+    if maps.outside_uid(identity.uid).is_none() {
+        return refuse("user", identity.uid);
+    }
+    let unmapped = |gid: &&u32| maps.outside_gid(**gid).is_none();
+    match std::iter::once(&identity.gid)
+        .chain(&identity.groups)
+        .find(unmapped)
+    {
+        Some(gid) => refuse("group", *gid),
+        None => Ok(()),
+    }
+}
+
 fn mount_plan(inputs: &ContainerInputs<'_>) -> Result<MountPlan, Failure> {
     let config = inputs.image.config().as_ref();
     // A set, in an order that is always the same: volumes are numbered.
@@ -164,6 +188,8 @@ fn mount_plan(inputs: &ContainerInputs<'_>) -> Result<MountPlan, Failure> {
         volumes_directory: inputs.volumes_directory,
         privileged: inputs.request.security.privileged,
         readonly_rootfs: inputs.request.security.readonly_rootfs,
+        user: inputs.sandbox.namespaces.user.as_ref(),
+        host_network: inputs.sandbox.namespaces.network == Sharing::Node,
     })
 }
 
@@ -173,11 +199,13 @@ fn linux(
     resources: LinuxResources,
     root_propagation: Option<String>,
 ) -> Result<Linux, Failure> {
+    let maps = inputs.sandbox.namespaces.user.as_ref();
+    let (uids, gids) = maps.map(IdMaps::to_oci).unzip();
     let mut linux = Linux::default();
     linux
         .set_net_devices(None)
-        .set_uid_mappings(None)
-        .set_gid_mappings(None)
+        .set_uid_mappings(uids)
+        .set_gid_mappings(gids)
         // The pod's were written when its namespaces were made.
         .set_sysctl(None)
         .set_resources(Some(resources))
@@ -216,6 +244,9 @@ fn namespaces(inputs: &ContainerInputs<'_>) -> Result<Vec<LinuxNamespace>, Failu
             inputs.pod_id
         ))),
     };
+    if inputs.sandbox.namespaces.user.is_some() {
+        join(Kind::User, &paths.user)?;
+    }
     if asked.network == Sharing::Pod {
         join(Kind::Network, &paths.network)?;
         join(Kind::Uts, &paths.uts)?;

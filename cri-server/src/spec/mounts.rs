@@ -3,6 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use bulkhead_runtime::idmap::IdMaps;
 use bulkhead_runtime::monitor::wire::PodPaths;
 use oci_spec::runtime::Mount;
 
@@ -51,6 +52,10 @@ pub struct MountInputs<'a> {
     pub privileged: bool,
     /// The root file system can't be written, nor the pod's files.
     pub readonly_rootfs: bool,
+    /// The pod's user namespace.
+    pub user: Option<&'a IdMaps>,
+    /// The pod is on the node's network.
+    pub host_network: bool,
 }
 
 /// Mounts by depth (a mount must not hide one below it, whatever the request's order: case S5),
@@ -87,7 +92,8 @@ pub fn plan(inputs: &MountInputs<'_>) -> Result<MountPlan, Failure> {
             continue;
         }
         let source = inputs.volumes_directory.join(volumes.len().to_string());
-        mounts.push(bind(&destination, &source, &["rprivate", "rw"]));
+        let mount = bind(&destination, &source, &["rprivate", "rw"]);
+        mounts.push(mapped(mount, inputs.user));
         volumes.push(ImageVolume {
             destination,
             source,
@@ -137,7 +143,16 @@ fn own(inputs: &MountInputs<'_>) -> Vec<Mount> {
             ],
         ),
         filesystem("/dev/mqueue", "mqueue", "mqueue", &SAFE),
-        filesystem("/sys", "sysfs", "sysfs", &with(&[mode])),
+        if inputs.user.is_some() && inputs.host_network {
+            // A sysfs shows a network namespace, and may be mounted by its owner only.
+            bind(
+                Path::new("/sys"),
+                Path::new("/sys"),
+                &with(&["rprivate", "rro"]),
+            )
+        } else {
+            filesystem("/sys", "sysfs", "sysfs", &with(&[mode]))
+        },
         filesystem(
             "/sys/fs/cgroup",
             "cgroup",
@@ -157,7 +172,8 @@ fn own(inputs: &MountInputs<'_>) -> Vec<Mount> {
         ("/etc/resolv.conf", inputs.files.resolv_conf),
     ] {
         let options = with(&["rprivate", files_mode]);
-        mounts.push(bind(Path::new(destination), source, &options));
+        let mount = bind(Path::new(destination), source, &options);
+        mounts.push(mapped(mount, inputs.user));
     }
     mounts
 }
@@ -211,7 +227,19 @@ fn one(request: &MountRequest, source: &Path, table: &MountTable) -> Result<Moun
     };
     let mut options = vec![propagation, mode];
     options.extend(request.options.iter().map(String::as_str));
-    Ok(bind(&request.container_path, source, &options))
+    let mount = bind(&request.container_path, source, &options);
+    Ok(mapped(mount, request.id_maps.as_ref()))
+}
+
+/// The mount with its files' ids shown as these maps say.
+fn mapped(mut mount: Mount, maps: Option<&IdMaps>) -> Mount {
+    if let Some(maps) = maps {
+        let (uids, gids) = maps.to_oci();
+        mount
+            .set_uid_mappings(Some(uids))
+            .set_gid_mappings(Some(gids));
+    }
+    mount
 }
 
 /// Propagation inside the container's tree can't be stronger than the root's.

@@ -12,11 +12,14 @@ use crate::request::namespaces::{Pid, Sharing};
 /// The size of a pod's `/dev/shm`, which its containers share: Docker's, and so everybody's.
 const SHM_SIZE: u64 = 64 << 20;
 
+/// Groups that may ping; all of them can't be said where most are not mapped (EINVAL).
+const PING_GROUPS: &str = "net.ipv4.ping_group_range";
+
 /// Sysctls of a pod with its own network that asks for nothing else: ports below 1024 and ping
 /// need no capability, since both are the pod's alone (containerd's defaults).
 const NETWORK_SYSCTLS: [(&str, &str); 2] = [
     ("net.ipv4.ip_unprivileged_port_start", "0"),
-    ("net.ipv4.ping_group_range", "0 2147483647"),
+    (PING_GROUPS, "0 2147483647"),
 ];
 
 /// The cgroup of the pod with this id: a child of its parent, or of `default_parent`. Absolute
@@ -60,6 +63,7 @@ pub fn plan(request: &SandboxRequest, id: &str, directory: &Path, cgroup: &str) 
             // `Target` is for containers only; the request was checked for it.
             Pid::Container | Pid::Target(_) => PidMode::Container,
         },
+        user: namespaces.user.clone(),
         sysctls: sysctls(request),
         shm_size: (namespaces.ipc == Sharing::Pod).then_some(SHM_SIZE),
         cgroup: cgroup.to_owned(),
@@ -77,6 +81,9 @@ fn sysctls(request: &SandboxRequest) -> BTreeMap<String, String> {
     let mut sysctls = BTreeMap::new();
     if request.namespaces.network == Sharing::Pod {
         for (name, value) in NETWORK_SYSCTLS {
+            if name == PING_GROUPS && request.namespaces.user.is_some() {
+                continue;
+            }
             sysctls.insert(name.to_owned(), value.to_owned());
         }
     }
@@ -134,6 +141,24 @@ mod tests {
             assert_eq!(plan.shm_size.is_some(), plan.ipc == New);
             assert_eq!(plan.sysctls.len(), if plan.network == New { 2 } else { 0 });
         }
+    }
+
+    #[test]
+    fn a_user_namespace_is_handed_on_and_has_no_range_of_all_groups() {
+        let range = bulkhead_runtime::idmap::IdRange {
+            inside: 0,
+            outside: 100_000,
+            length: 65_536,
+        };
+        let mut asked = request(0, 1, 0);
+        asked.namespaces.user = Some(bulkhead_runtime::idmap::IdMaps {
+            uids: vec![range],
+            gids: vec![range],
+        });
+        let plan = plan(&asked, "p1", Path::new("/run/p1"), "/c/p1");
+        assert_eq!(plan.user, asked.namespaces.user);
+        let names: Vec<_> = plan.sysctls.into_keys().collect();
+        assert_eq!(names, ["net.ipv4.ip_unprivileged_port_start"]);
     }
 
     #[test]

@@ -52,7 +52,11 @@ pub fn decide(
         security.privileged,
         CapabilitySet::default_of(settings.capabilities),
         node.last_capability,
-        CapabilitySet::from_mask(node.held_capabilities),
+        CapabilitySet::from_mask(match sandbox.namespaces.user {
+            // All of them are had in a user namespace, relative to it (user_namespaces(7)).
+            Some(_) => u64::MAX,
+            None => node.held_capabilities,
+        }),
     )?;
     let apparmor = apparmor::decide(
         security.apparmor.as_ref(),

@@ -3,7 +3,7 @@
 //! The child is a copy of a process it knows nothing about any more. Between clone and execve it
 //! may call: `sys::{caps, clone, fd, mount, procfs::{open, write, is_procfs}, pty, seccomp}`, `launch::target`,
 //! `launch::report::encode_*`, and rustix functions given C strings and descriptors (raw system
-//! calls). It never allocates, takes a lock, panics, formats text, runs a destructor of the parent's, or
+//! calls). `launch::relay` and `user_namespace::become_root` keep to this too. It never allocates, takes a lock, panics, formats text, runs a destructor of the parent's, or
 //! calls glibc beyond `syscall`, `ioctl` and `_exit`. Dropping a descriptor of its own (a close) is
 //! fine. `tests/kernel` runs all of it under an allocator that aborts.
 //!
@@ -15,28 +15,27 @@
 
 mod execute;
 mod identity;
+mod owned;
 mod protect;
 mod tree;
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use linux_raw_sys::general as raw;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
+use super::relay::{fork, send, wait};
 use super::report::{self, Failure, Note, Stage};
 use super::target::{self, Leaf};
 use crate::plan::identity::SeccompOrder;
 use crate::plan::{Plan, ProcessPlan};
-use crate::sys::clone::{CloneOptions, Cloned};
 use crate::sys::fd::KeepList;
 use crate::sys::{clone, fd, mount, procfs, pty, seccomp};
+use crate::user_namespace;
 
 /// All a child needs.
 #[derive(Debug)]
@@ -57,8 +56,13 @@ pub(super) struct Work<'a> {
 #[derive(Debug)]
 pub(super) enum Kind<'a> {
     Container(ContainerWork<'a>),
-    /// A process in a running container: its init's pidfd.
-    Exec(BorrowedFd<'a>),
+    /// A process in a running container.
+    Exec {
+        /// Its init's pidfd.
+        init: BorrowedFd<'a>,
+        /// It has a user namespace.
+        user: bool,
+    },
 }
 
 /// What a container's init needs on top.
@@ -67,6 +71,12 @@ pub(super) struct ContainerWork<'a> {
     pub(super) plan: &'a Plan,
     /// The detached root mount.
     pub(super) root: BorrowedFd<'a>,
+    /// The user namespace, which is entered before new ones are made.
+    pub(super) user: Option<BorrowedFd<'a>>,
+    /// The new ones to make then, as `CLONE_NEW*` bits; without a user namespace clone3 has made them.
+    pub(super) new: u32,
+    /// Where nodes can't be made: detached mounts of them, in the plan's order.
+    pub(super) devices: &'a [OwnedFd],
     /// Namespaces to join, as the plan lists them, but the PID namespace.
     pub(super) joins: &'a [(u32, OwnedFd)],
     /// The PID namespace to join.
@@ -139,7 +149,7 @@ fn launch(
     }
     let terminal = match &work.kind {
         Kind::Container(container) => enter_container(work, container)?,
-        Kind::Exec(init) => enter_running(work, *init)?,
+        Kind::Exec { init, user } => enter_running(work, *init, *user)?,
     };
     identity::streams(work, terminal.as_ref())?;
     drop(terminal);
@@ -162,20 +172,12 @@ struct Terminal {
 // ---- A new container ----
 
 fn enter_container(work: &Running<'_>, container: &ContainerWork<'_>) -> Step<Option<Terminal>> {
+    let mut waited = true;
+    match container.user {
+        Some(user) => owned::enter(work, container, user)?,
+        None => waited = enter(work, container)?,
+    }
     let plan = container.plan;
-    for (index, (kind, namespace)) in container.joins.iter().enumerate() {
-        clone::setns(namespace.as_fd(), *kind).at(Stage::Join, index)?;
-    }
-    if plan.namespaces.new_cgroup {
-        // Not by clone3: its root would be the monitor's group instead of the container's.
-        clone::unshare(raw::CLONE_NEWCGROUP).at(Stage::CgroupNamespace, 0)?;
-    }
-    take_root(container.root).at(Stage::Root, 0)?;
-    if let Some(namespace) = container.pid_namespace {
-        clone::setns(namespace, raw::CLONE_NEWPID).at(Stage::Fork, 0)?;
-        wait(work.channel).at(Stage::Wait, 0)?;
-        fork(work)?;
-    }
     let root = open_root().at(Stage::Root, 0)?;
     let root = root.as_fd();
     for name in [
@@ -190,7 +192,7 @@ fn enter_container(work: &Running<'_>, container: &ContainerWork<'_>) -> Step<Op
         name.at(Stage::Hostname, 0)?;
     }
     let made = tree::mounts(container, root)?;
-    tree::nodes(plan, root)?;
+    tree::nodes(plan, container.devices, root)?;
     let terminal = match work.process.identity.terminal {
         Some(_) => Some(tree::container_terminal(&made, root)?),
         None => None,
@@ -210,11 +212,31 @@ fn enter_container(work: &Running<'_>, container: &ContainerWork<'_>) -> Step<Op
     let cwd = target::ensure(root, &work.process.command.cwd, Leaf::Directory)
         .at(Stage::WorkingDirectory, 0)?;
     protect::protect(container, root)?;
-    if container.pid_namespace.is_none() {
+    if !waited {
         wait(work.channel).at(Stage::Wait, 0)?;
     }
     enter_directory(cwd.as_fd())?;
     Ok(terminal)
+}
+
+/// Enters the namespaces of a container without a user namespace of its own; "/" is then its root.
+/// True if the parent has given the go-ahead.
+fn enter(work: &Running<'_>, container: &ContainerWork<'_>) -> Step<bool> {
+    for (index, (kind, namespace)) in container.joins.iter().enumerate() {
+        clone::setns(namespace.as_fd(), *kind).at(Stage::Join, index)?;
+    }
+    if container.plan.namespaces.new_cgroup {
+        // Not by clone3: its root would be the monitor's group instead of the container's.
+        clone::unshare(raw::CLONE_NEWCGROUP).at(Stage::CgroupNamespace, 0)?;
+    }
+    take_root(container.root).at(Stage::Root, 0)?;
+    let Some(namespace) = container.pid_namespace else {
+        return Ok(false);
+    };
+    clone::setns(namespace, raw::CLONE_NEWPID).at(Stage::Fork, 0)?;
+    wait(work.channel).at(Stage::Wait, 0)?;
+    fork(work.channel, &work.keep, 0).at(Stage::Fork, 0)?;
+    Ok(true)
 }
 
 /// Makes the detached mount the root of the mount namespace, nothing of the node's left in it.
@@ -252,16 +274,24 @@ fn enter_directory(directory: BorrowedFd<'_>) -> Step<()> {
 
 // ---- A process in a running container ----
 
-fn enter_running(work: &Running<'_>, init: BorrowedFd<'_>) -> Step<Option<Terminal>> {
+fn enter_running(work: &Running<'_>, init: BorrowedFd<'_>, user: bool) -> Step<Option<Terminal>> {
     wait(work.channel).at(Stage::Wait, 0)?;
-    let all = raw::CLONE_NEWNS
+    let mut all = raw::CLONE_NEWNS
         | raw::CLONE_NEWPID
         | raw::CLONE_NEWNET
         | raw::CLONE_NEWIPC
         | raw::CLONE_NEWUTS
         | raw::CLONE_NEWCGROUP;
+    if user {
+        // Not otherwise: the own user namespace can't be entered again (setns(2)).
+        all |= raw::CLONE_NEWUSER;
+        identity::raise_limits(work.process);
+    }
     clone::setns(init, all).at(Stage::Enter, 0)?;
-    fork(work)?;
+    if user {
+        user_namespace::become_root().at(Stage::UserNamespace, 0)?;
+    }
+    fork(work.channel, &work.keep, 0).at(Stage::Fork, 0)?;
     let root = open_root().at(Stage::Enter, 0)?;
     let terminal = match work.process.identity.terminal {
         Some(_) => {
@@ -288,71 +318,4 @@ fn enter_running(work: &Running<'_>, init: BorrowedFd<'_>) -> Step<Option<Termin
     .at(Stage::WorkingDirectory, 0)?;
     enter_directory(cwd.as_fd())?;
     Ok(terminal)
-}
-
-/// Goes on as a new process in the PID namespace entered before: a child of the parent's, as this one is.
-/// The caller tells the parent and ends. Only what is still needed stays open.
-fn fork(work: &Running<'_>) -> Step<()> {
-    fd::close_all_but(&work.keep).at(Stage::Prepare, 0)?;
-    let options = CloneOptions {
-        sibling: true,
-        ..CloneOptions::default()
-    };
-    match clone::clone3(options).at(Stage::Fork, 0)? {
-        Cloned::Child => Ok(()),
-        Cloned::Parent { pid, pidfd } => {
-            match send(
-                work.channel,
-                &report::encode_forked(pid),
-                Some(pidfd.as_fd()),
-            ) {
-                Ok(()) => clone::exit(0),
-                Err(_) => {
-                    // The parent is gone: nobody would look after the new process.
-                    let _sent =
-                        rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL);
-                    clone::exit(1)
-                }
-            }
-        }
-    }
-}
-
-fn send(
-    channel: BorrowedFd<'_>,
-    message: &[u8],
-    attached: Option<BorrowedFd<'_>>,
-) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = attached.map(|fd| [fd]);
-    if let Some(fds) = &fds
-        && !ancillary.push(SendAncillaryMessage::ScmRights(fds))
-    {
-        return Err(Errno::NOBUFS);
-    }
-    if fds.is_none() {
-        // A plain write: a filter that is loaded by now surely allows it.
-        return rustix::io::write(channel, message).map(|_| ());
-    }
-    sendmsg(
-        channel,
-        &[IoSlice::new(message)],
-        &mut ancillary,
-        SendFlags::NOSIGNAL,
-    )
-    .map(|_| ())
-}
-
-/// Waits for the parent's byte. End of file: the parent gave up.
-fn wait(channel: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut byte = [0_u8; 1];
-    loop {
-        match rustix::io::read(channel, &mut byte) {
-            Ok(1) => return Ok(()),
-            Ok(_) => return Err(Errno::PIPE),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
 }

@@ -10,9 +10,9 @@ use crate::sys::fd::KeepList;
 
 pub(super) fn exec(input: ExecInput<'_>) -> Result<Launched> {
     crate::spec::exec_process(input.process)?;
-    let process = plan::process(input.process, input.features)?;
+    let process = plan::process(input.process, input.user, input.features)?;
     let seccomp = parent::program(input.seccomp)?;
-    let streams = Streams::prepare(input.stdio, &process)?;
+    let streams = Streams::prepare(input.stdio, &process, input.user)?;
     let channel = Channel::new()?;
     let fds = streams.fds();
     let cgroup = parent::join_files(input.cgroup)?;
@@ -20,7 +20,10 @@ pub(super) fn exec(input: ExecInput<'_>) -> Result<Launched> {
         .into_iter()
         .chain(fds.into_iter().flatten());
     let work = Work {
-        kind: Kind::Exec(input.init),
+        kind: Kind::Exec {
+            init: input.init,
+            user: input.user.is_some(),
+        },
         cgroup: &cgroup,
         keep: KeepList::new(keep),
         process: &process,

@@ -9,6 +9,8 @@ mod child;
 mod exec;
 mod parent;
 pub(crate) mod pause;
+mod prepare;
+mod relay;
 mod report;
 mod target;
 
@@ -19,6 +21,7 @@ use oci_spec::runtime::{Process, Spec};
 use crate::cgroup::Cgroup;
 use crate::error::Result;
 use crate::features::Features;
+use crate::idmap::IdMaps;
 pub use crate::rootfs::Rootfs;
 
 /// A process's standard streams.
@@ -68,6 +71,8 @@ pub struct ExecInput<'a> {
     pub process: &'a Process,
     /// The container's init, whose namespaces are entered (pidfd).
     pub init: BorrowedFd<'a>,
+    /// The maps of the container's user namespace, if it has one.
+    pub user: Option<&'a IdMaps>,
     /// What the node offers.
     pub features: &'a Features,
     /// The standard streams; a terminal if and only if `process` asks for one.

@@ -4,38 +4,30 @@
 use std::cell::OnceCell;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use linux_raw_sys::general as raw;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-    recvmsg, socketpair,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::child::{self, ContainerWork, Kind, Work};
+use super::prepare::{self, Prepared};
 use super::report::{self, Message};
 use super::{LaunchInput, Launched, Stdio};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, ErrorKind, Result};
-use crate::plan::mounts::{MountPlan, Peer, Source};
-use crate::plan::{self, Plan, ProcessPlan, namespaces};
-use crate::rootfs;
+use crate::idmap::IdMaps;
+use crate::plan::{self, Plan, ProcessPlan};
 use crate::sys::clone::{self, CloneOptions, Cloned};
 use crate::sys::fd::{self, KeepList};
-use crate::sys::mount::{self, Attributes};
 use crate::sys::{pidfd, procfs, seccomp};
 
 /// How long a child may take until it executes its program. It makes a hundred system calls; a file
 /// system that doesn't answer is the only reason to be slow.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// The largest mount table read to judge a source's propagation, in bytes.
-const MAX_MOUNT_TABLE: u64 = 16 << 20;
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(super) fn create(input: LaunchInput<'_>) -> Result<Launched> {
     let mut plan = plan::container(input.spec, input.features)?;
@@ -46,27 +38,31 @@ pub(super) fn create(input: LaunchInput<'_>) -> Result<Launched> {
             .retain(|(kind, _)| *kind != raw::CLONE_NEWPID);
     }
     let seccomp = program(input.seccomp)?;
-    let streams = Streams::prepare(input.stdio, &plan.process)?;
-    let joins = open_namespaces(&plan.namespaces.join)?;
+    let maps = plan.namespaces.user.as_ref().map(|user| &user.maps);
+    let streams = Streams::prepare(input.stdio, &plan.process, maps)?;
+    let joins = prepare::open_namespaces(&plan.namespaces.join)?;
     let pid_namespace = input
         .pid_namespace
         .or(joins.pid.as_ref().map(|fd| fd.as_fd()));
-    let root = rootfs::build(input.rootfs, plan.mount_label.as_deref(), input.features)?;
-    let trees = plan
-        .mounts
-        .iter()
-        .map(open_source)
-        .collect::<Result<Vec<_>>>()?;
+    let Prepared {
+        user,
+        root,
+        trees,
+        devices,
+    } = prepare::prepare(&plan, input.rootfs, input.features)?;
     let made: Vec<_> = plan.mounts.iter().map(|_| OnceCell::new()).collect();
-    let null = open_null()?;
+    let null = prepare::open_null()?;
     let channel = Channel::new()?;
     let fds = streams.fds();
     let cgroup = join_files(input.cgroup)?;
-    // The root's descriptor is not kept: the child has it as "/" when it closes the others.
+    // Without a user namespace the root's descriptor is not kept: the child has it as "/" when it
+    // closes the others.
     let keep = KeepList::new(
         [channel.child_end(), null.as_fd()]
             .into_iter()
             .chain(pid_namespace)
+            .chain(user.is_some().then(|| root.as_fd()))
+            .chain(devices.iter().map(|device| device.as_fd()))
             .chain(trees.iter().flatten().map(|tree| tree.as_fd()))
             .chain(fds.into_iter().flatten()),
     );
@@ -74,6 +70,9 @@ pub(super) fn create(input: LaunchInput<'_>) -> Result<Launched> {
         kind: Kind::Container(ContainerWork {
             plan: &plan,
             root: root.as_fd(),
+            user: user.as_ref().map(|user| user.as_fd()),
+            new: plan.namespaces.new,
+            devices: &devices,
             joins: &joins.others,
             pid_namespace,
             trees: &trees,
@@ -91,7 +90,12 @@ pub(super) fn create(input: LaunchInput<'_>) -> Result<Launched> {
         id: input.id,
         work: &work,
         plan: Some(&plan),
-        namespaces: plan.namespaces.new,
+        // Those of a user namespace are made by the child, once it is in it.
+        namespaces: if user.is_some() {
+            0
+        } else {
+            plan.namespaces.new
+        },
         cgroup: input.cgroup,
     };
     drive(&launch, channel)
@@ -115,7 +119,13 @@ pub(super) fn program(bytes: Option<&[u8]>) -> Result<Option<seccomp::Program>> 
 pub(super) struct Streams(Option<[OwnedFd; 3]>);
 
 impl Streams {
-    pub(super) fn prepare(stdio: Stdio, process: &ProcessPlan) -> Result<Self> {
+    /// `maps` are those of the process's user namespace: its pipes are given to it here, as in there it
+    /// can't take what is the node's.
+    pub(super) fn prepare(
+        stdio: Stdio,
+        process: &ProcessPlan,
+        maps: Option<&IdMaps>,
+    ) -> Result<Self> {
         match (stdio, process.identity.terminal) {
             (Stdio::Terminal, Some(_)) => Ok(Self(None)),
             (
@@ -126,8 +136,14 @@ impl Streams {
                 },
                 None,
             ) => {
-                let above =
-                    |stream| fd::above_standard(stream).doing(|| "prepare the standard streams");
+                let doing = || "prepare the standard streams";
+                let uid = maps.and_then(|maps| maps.outside_uid(process.identity.uid));
+                let above = |stream: OwnedFd| {
+                    if let Some(uid) = uid {
+                        give(stream.as_fd(), uid).doing(doing)?;
+                    }
+                    fd::above_standard(stream).doing(doing)
+                };
                 Ok(Self(Some([above(stdin)?, above(stdout)?, above(stderr)?])))
             }
             (Stdio::Terminal, None) => Err(Error::invalid(
@@ -146,149 +162,13 @@ impl Streams {
     }
 }
 
-/// Namespaces to join, opened.
-#[derive(Default)]
-struct Joins {
-    pid: Option<OwnedFd>,
-    /// By their `CLONE_NEW*` bits.
-    others: Vec<(u32, OwnedFd)>,
-}
-
-/// Opens the namespaces to join and checks their kinds; the PID namespace comes apart, as it is
-/// entered differently.
-fn open_namespaces(join: &[(u32, PathBuf)]) -> Result<Joins> {
-    let mut joins = Joins::default();
-    for (kind, path) in join {
-        let opened = open_namespace(*kind, path)?;
-        if *kind == raw::CLONE_NEWPID {
-            joins.pid = Some(opened);
-        } else {
-            joins.others.push((*kind, opened));
-        }
+/// Gives a pipe to a user of the node; other streams stay as they are.
+fn give(stream: BorrowedFd<'_>, uid: u32) -> std::result::Result<(), Errno> {
+    let stat = rustix::fs::fstat(stream)?;
+    if FileType::from_raw_mode(stat.st_mode).is_fifo() {
+        rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(uid)), None)?;
     }
-    Ok(joins)
-}
-
-fn open_namespace(kind: u32, path: &Path) -> Result<OwnedFd> {
-    let name = namespaces::name(kind);
-    let shown = path.display();
-    let opened = rustix::fs::openat(
-        CWD,
-        path,
-        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .doing(|| format!("open the {name} namespace {shown}"))?;
-    match fd::namespace_kind(opened.as_fd()) {
-        Ok(found) if found == kind => Ok(opened),
-        Ok(found) => Err(Error::invalid(format!(
-            "{shown} is a {} namespace, not a {name} namespace",
-            namespaces::name(found)
-        ))),
-        Err(_) => Err(Error::invalid(format!("{shown} is not a namespace"))),
-    }
-}
-
-/// A detached copy of a bind mount's source with the attributes asked for. Links on the node are
-/// followed, as CRI wants it; from here on the path is not looked at again (C2).
-fn open_source(plan: &MountPlan) -> Result<Option<OwnedFd>> {
-    let Source::Bind {
-        path,
-        recursive,
-        optional,
-        needs,
-    } = &plan.source
-    else {
-        return Ok(None);
-    };
-    let name = plan::c_string("mounts: source", path.as_os_str().as_encoded_bytes())?;
-    let tree = match mount::clone_tree(CWD, &name, *recursive) {
-        Ok(tree) => tree,
-        Err(Errno::NOENT) if *optional => return Ok(None),
-        Err(errno) => return Err(Error::system(plan.describe(), errno)),
-    };
-    if plan.destination.as_c_str() == c"proc"
-        && !procfs::is_procfs(tree.as_fd()).doing(|| plan.describe())?
-    {
-        return Err(Error::invalid(format!(
-            "{}: only procfs may be there",
-            plan.describe()
-        )));
-    }
-    if let Some(needs) = needs {
-        check_peer(path, *needs, plan)?;
-    }
-    mount::set_attributes(tree.as_fd(), *recursive, plan.recursive).doing(|| plan.describe())?;
-    let mut own = plan.attributes;
-    if plan.late_readonly && plan.recursive.set & mount::RDONLY != 0 {
-        own.clear |= mount::RDONLY; // set again by the child, when what goes inside is in place
-    }
-    if !own.is_empty() {
-        mount::set_attributes(tree.as_fd(), false, own).doing(|| plan.describe())?;
-    }
-    Ok(Some(tree))
-}
-
-/// Whether the mount a source lies on is shared, or receives, as the propagation asked for needs.
-fn check_peer(path: &Path, needs: Peer, plan: &MountPlan) -> Result<()> {
-    let source = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .doing(|| plan.describe())?;
-    let proc = procfs::open_host()?;
-    let info = plan::c_string("fdinfo", format!("self/fdinfo/{}", source.as_raw_fd()))?;
-    let info = procfs::read(proc.as_fd(), &info, 4096)?;
-    let id = info
-        .lines()
-        .find_map(|line| line.strip_prefix("mnt_id:"))
-        .map(str::trim);
-    let table = procfs::read(proc.as_fd(), c"self/mountinfo", MAX_MOUNT_TABLE)?;
-    let line = table.lines().find(|line| line.split(' ').next() == id);
-    let has = |tag: &str| {
-        let fields = line
-            .and_then(|line| line.split(" - ").next())
-            .unwrap_or_default();
-        fields
-            .split(' ')
-            .skip(6)
-            .any(|field| field.starts_with(tag))
-    };
-    let (fits, wanted) = match needs {
-        Peer::Shared => (has("shared:"), "shared"),
-        Peer::SharedOrSlave => (has("shared:") || has("master:"), "shared or slave"),
-    };
-    if fits {
-        Ok(())
-    } else {
-        Err(Error::invalid(format!(
-            "{}: the propagation asked for needs a {wanted} mount at {}",
-            plan.describe(),
-            path.display()
-        )))
-    }
-}
-
-/// A detached mount of `/dev/null`, checked to be that device: never an image's (CVE-2025-31133).
-fn open_null() -> Result<OwnedFd> {
-    let doing = || "open the node's /dev/null";
-    let null = rustix::fs::openat(
-        CWD,
-        c"/dev/null",
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .doing(doing)?;
-    if !fd::is_character_device(null.as_fd(), 1, 3).doing(doing)? {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            "the node's /dev/null is not the null device",
-        ));
-    }
-    let tree = mount::clone_tree(null.as_fd(), c"", false).doing(doing)?;
-    let private = Attributes {
-        propagation: libc::MS_PRIVATE,
-        ..Attributes::default()
-    };
-    mount::set_attributes(tree.as_fd(), false, private).doing(doing)?;
-    Ok(tree)
+    Ok(())
 }
 
 /// The socket between parent and child; messages keep their bounds.
@@ -300,18 +180,8 @@ pub(super) struct Channel {
 
 impl Channel {
     pub(super) fn new() -> Result<Self> {
-        let doing = || "make the socket to the child";
-        let (parent, child) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-        .doing(doing)?;
-        Ok(Self {
-            parent: fd::above_standard(parent).doing(doing)?,
-            child: fd::above_standard(child).doing(doing)?,
-        })
+        let (parent, child) = fd::socket_pair().doing(|| "make the socket to the child")?;
+        Ok(Self { parent, child })
     }
 
     pub(super) fn child_end(&self) -> BorrowedFd<'_> {
@@ -451,7 +321,7 @@ pub(crate) fn set_oom_score(proc: BorrowedFd<'_>, pid: i32, score: &[u8]) -> Res
 
 /// The next message and its descriptor; none when the last holder of the other end is gone or
 /// has become the program.
-fn receive(
+pub(super) fn receive(
     channel: BorrowedFd<'_>,
     deadline: Instant,
 ) -> Result<(Option<Message>, Option<OwnedFd>)> {

@@ -6,18 +6,23 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use linux_raw_sys::general as raw;
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
 
-use super::parent::{self, Channel};
+use super::parent::{self, Channel, DEADLINE};
+use super::relay;
+use super::report::{self, Failure, Message, Note, Stage};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::features::Features;
+use crate::idmap::IdMaps;
 use crate::sys::clone::{self, CloneOptions, Cloned};
 use crate::sys::fd::KeepList;
 use crate::sys::{caps, fd, mount, pidfd, procfs};
+use crate::user_namespace;
 
 /// As the peers': the last of a pod to be killed when memory runs out.
 const OOM_SCORE_ADJ: &[u8] = b"-998";
@@ -57,83 +62,150 @@ impl Drop for Pause {
     }
 }
 
-/// Starts one in a new PID namespace, in `cgroup`.
-pub(crate) fn start(cgroup: Option<&Cgroup>, features: &Features) -> Result<Pause> {
+/// Starts one in a new PID namespace, in `cgroup`; that of a pod with a user namespace belongs to it.
+pub(crate) fn start(
+    cgroup: Option<&Cgroup>,
+    user: Option<(BorrowedFd<'_>, &IdMaps)>,
+    features: &Features,
+) -> Result<Pause> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .doing(|| "become non-dumpable")?;
     let proc = procfs::open_host()?;
     let files = parent::join_files(cgroup)?;
     let Channel { parent, child: end } = Channel::new()?;
     let keep = KeepList::new([end.as_fd()]);
+    let own = raw::CLONE_NEWPID | raw::CLONE_NEWNS;
+    let setup = Setup {
+        channel: end.as_fd(),
+        cgroup: &files,
+        keep: &keep,
+        user: user.map(|(namespace, _)| (namespace, own)),
+        nobody: nobody(user.map(|(_, maps)| maps)),
+        last_capability: features.last_capability,
+    };
     let options = CloneOptions {
-        namespaces: raw::CLONE_NEWPID | raw::CLONE_NEWNS,
+        namespaces: if user.is_some() { 0 } else { own },
         cgroup: cgroup.and_then(Cgroup::clone_into),
         sibling: false,
     };
     let (pid, pidfd) = match clone::clone3(options).doing(|| "clone the pause process")? {
-        Cloned::Child => run(end.as_fd(), &files, &keep, features.last_capability),
+        Cloned::Child => run(&setup),
         Cloned::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop(end);
-    let started = follow(parent.as_fd()).and_then(|()| {
-        parent::set_oom_score(proc.as_fd(), pid, OOM_SCORE_ADJ)?;
-        rustix::fs::openat(
-            proc.as_fd(),
-            format!("{pid}/ns/pid"),
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .doing(|| "open the pause process's PID namespace")
-    });
-    match started {
-        Ok(namespace) => Ok(Pause {
+    let mut process = Process {
+        pid,
+        pidfd: Some(pidfd),
+    };
+    follow(parent.as_fd(), &mut process)?;
+    parent::set_oom_score(proc.as_fd(), process.pid, OOM_SCORE_ADJ)?;
+    let namespace = rustix::fs::openat(
+        proc.as_fd(),
+        format!("{}/ns/pid", process.pid),
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+        rustix::fs::Mode::empty(),
+    )
+    .doing(|| "open the pause process's PID namespace")?;
+    let pid = process.pid;
+    match process.pidfd.take() {
+        Some(pidfd) => Ok(Pause {
             pid,
             pidfd,
             namespace,
         }),
-        Err(error) => {
+        None => Err(Error::new(
+            ErrorKind::System,
+            "the pause process came without a descriptor",
+        )),
+    }
+}
+
+/// Linux' overflow ids, or root's where a user namespace has no such: without a capability it is nobody too.
+fn nobody(maps: Option<&IdMaps>) -> u32 {
+    let mapped =
+        |maps: &IdMaps| maps.outside_uid(NOBODY).is_some() && maps.outside_gid(NOBODY).is_some();
+    match maps {
+        Some(maps) if !mapped(maps) => 0,
+        _ => NOBODY,
+    }
+}
+
+/// A process that is killed and reaped unless it is let go.
+struct Process {
+    pid: i32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.pidfd {
             pidfd::kill_and_reap(pidfd.as_fd());
-            Err(error)
         }
     }
 }
 
-/// Waits for the child's errno: 0 once it is set up.
-fn follow(channel: BorrowedFd<'_>) -> Result<()> {
-    let mut bytes = [0; 4];
-    let read = rustix::io::retry_on_intr(|| rustix::io::read(channel, &mut bytes))
-        .doing(|| "hear from the pause process")?;
-    match (read, i32::from_ne_bytes(bytes)) {
-        (4, 0) => Ok(()),
-        (4, errno) => Err(Error::system(
-            "set up the pause process",
-            Errno::from_raw_os_error(errno),
-        )),
-        _ => Err(Error::new(
-            ErrorKind::System,
-            "the pause process was killed before it was set up",
-        )),
+/// Hears of the process until it is set up; where a second one goes on, that is `process` then.
+fn follow(channel: BorrowedFd<'_>, process: &mut Process) -> Result<()> {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        match parent::receive(channel, deadline)? {
+            (Some(Message::Forked(pid)), pidfd) => {
+                let first = std::mem::replace(process, Process { pid, pidfd });
+                // It ends by itself: reaped by the drop.
+                drop(first);
+            }
+            (Some(Message::Ready), _) => return Ok(()),
+            (Some(Message::Failed(failure, _)), _) => {
+                return Err(Error::system("set up the pause process", failure.errno));
+            }
+            (Some(Message::Terminal), _) => {}
+            (None, _) => {
+                return Err(Error::new(
+                    ErrorKind::System,
+                    "the pause process was killed before it was set up",
+                ));
+            }
+        }
     }
 }
 
-fn run(channel: BorrowedFd<'_>, cgroup: &[OwnedFd], keep: &KeepList, last: u32) -> ! {
-    let Err(errno) = set_up(channel, cgroup, keep, last);
+/// All the process needs.
+struct Setup<'a> {
+    channel: BorrowedFd<'a>,
+    cgroup: &'a [OwnedFd],
+    keep: &'a KeepList,
+    /// A user namespace to enter, and the namespaces to make in it.
+    user: Option<(BorrowedFd<'a>, u32)>,
+    nobody: u32,
+    last_capability: u32,
+}
+
+fn run(setup: &Setup<'_>) -> ! {
+    let Err(errno) = set_up(setup);
+    let failure = Failure {
+        stage: Stage::Prepare,
+        index: 0,
+        errno,
+        note: Note::None,
+    };
     // If the parent can't be told it still sees the process end.
-    let _sent = rustix::io::write(channel, &errno.raw_os_error().to_ne_bytes());
+    let _sent = relay::send(setup.channel, &report::encode_failure(&failure, &[]), None);
     clone::exit(1)
 }
 
-fn set_up(
-    channel: BorrowedFd<'_>,
-    cgroup: &[OwnedFd],
-    keep: &KeepList,
-    last: u32,
-) -> std::result::Result<Infallible, Errno> {
+fn set_up(setup: &Setup<'_>) -> std::result::Result<Infallible, Errno> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
-    for file in cgroup {
+    for file in setup.cgroup {
         rustix::io::write(file, b"0")?;
     }
-    fd::close_all_but(keep)?;
+    match setup.user {
+        Some((user, namespaces)) => {
+            clone::setns(user, raw::CLONE_NEWUSER)?;
+            user_namespace::become_root()?;
+            relay::fork(setup.channel, setup.keep, namespaces)?;
+        }
+        None => fd::close_all_but(setup.keep)?,
+    }
     rustix::mount::mount_change(
         c"/",
         MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
@@ -151,15 +223,15 @@ fn set_up(
     clone::reset_signals()?;
     clone::ignore_children()?;
     rustix::thread::set_no_new_privs(true)?;
-    caps::limit_bounding(0, last)?;
+    caps::limit_bounding(0, setup.last_capability)?;
     caps::set_ambient(0)?;
     rustix::thread::set_thread_groups(&[])?;
-    let gid = rustix::process::Gid::from_raw(NOBODY);
+    let gid = rustix::process::Gid::from_raw(setup.nobody);
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
-    let uid = rustix::process::Uid::from_raw(NOBODY);
+    let uid = rustix::process::Uid::from_raw(setup.nobody);
     rustix::thread::set_thread_res_uid(uid, uid, uid)?;
     caps::set(0, 0, 0)?;
-    rustix::io::write(channel, &0_i32.to_ne_bytes())?;
+    relay::send(setup.channel, &report::encode_ready(), None)?;
     fd::close_all_but(&KeepList::default())?;
     clone::pause_forever()
 }

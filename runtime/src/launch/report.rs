@@ -23,6 +23,7 @@ pub(super) enum Stage {
     Prepare,
     Cgroup,
     Join,
+    UserNamespace,
     Enter,
     Fork,
     Root,
@@ -60,10 +61,11 @@ pub(super) enum Stage {
 }
 
 /// All stages, to find one by its number.
-const STAGES: [Stage; 37] = [
+const STAGES: [Stage; 38] = [
     Stage::Prepare,
     Stage::Cgroup,
     Stage::Join,
+    Stage::UserNamespace,
     Stage::Enter,
     Stage::Fork,
     Stage::Root,
@@ -275,6 +277,9 @@ fn describe(failure: &Failure, plan: Option<&Plan>, process: &ProcessPlan) -> St
                 (namespaces::name(*kind), path.display().to_string())
             });
             format!("join the {name} namespace {path}")
+        }
+        Stage::UserNamespace => {
+            "enter the user namespace and make the container's in it".to_owned()
         }
         Stage::Enter => "enter the container's namespaces".to_owned(),
         Stage::Fork => "start a process in the PID namespace".to_owned(),

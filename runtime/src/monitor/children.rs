@@ -20,6 +20,7 @@ use super::terminals::ExecTerminal;
 use super::wire::{Exec, ProcessInfo, Start};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::idmap::IdMaps;
 use crate::launch::{self, ExecInput, LaunchInput, Launched, Rootfs, Stdio};
 use crate::sys::signals;
 
@@ -39,6 +40,8 @@ pub(super) struct Container {
     cgroup: Cgroup,
     /// What its execs get unless they say otherwise.
     defaults: Defaults,
+    /// The maps of its user namespace, if it has one.
+    maps: Option<IdMaps>,
     pub(super) log: Log,
     /// None without one, or once it ended.
     pub(super) stdin: Option<Feed>,
@@ -84,6 +87,7 @@ pub(super) fn start(
         let (given, kept) = stdio::pipes(request.stdin)?;
         (descriptors(given), Some(kept))
     };
+    let maps = id_maps(&spec)?;
     let cgroup = container_cgroup(pod, &spec)?;
     let launched = launch::create(LaunchInput {
         id: &request.container,
@@ -119,6 +123,7 @@ pub(super) fn start(
             pidfd: launched.pidfd,
             cgroup,
             defaults,
+            maps,
             log,
             stdin: kept
                 .stdin
@@ -131,6 +136,15 @@ pub(super) fn start(
         info,
         outputs: kept.outputs,
     })
+}
+
+fn id_maps(spec: &Spec) -> Result<Option<IdMaps>> {
+    let linux = spec.linux().as_ref();
+    IdMaps::from_oci(
+        "linux",
+        linux.and_then(|linux| linux.uid_mappings().as_ref()),
+        linux.and_then(|linux| linux.gid_mappings().as_ref()),
+    )
 }
 
 /// Makes the container's cgroup with its limits and device rules; on failure it is gone again.
@@ -253,6 +267,7 @@ impl Container {
             id: &request.container,
             process: &process,
             init: self.pidfd.as_fd(),
+            user: self.maps.as_ref(),
             stdio,
             seccomp: seccomp.as_deref(),
             cgroup: Some(&cgroup),

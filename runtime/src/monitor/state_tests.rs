@@ -16,6 +16,7 @@ fn create() -> Request {
         ipc: NamespaceMode::New,
         uts: NamespaceMode::New,
         pid: PidMode::Container,
+        user: None,
         sysctls: BTreeMap::new(),
         shm_size: None,
         cgroup: "/p".into(),

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::idmap::IdMaps;
 
 /// The version this build speaks. A monitor outlives the daemon that started it, so a newer daemon
 /// keeps understanding older versions.
@@ -146,6 +147,10 @@ pub struct CreatePod {
     pub uts: NamespaceMode,
     /// The PID namespace.
     pub pid: PidMode,
+    /// A new user namespace with these maps, which owns the other new ones and the pod's containers
+    /// are in. A monitor that doesn't know it leaves [`PodPaths::user`] unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<IdMaps>,
     /// Sysctls to write inside the new namespaces, by dotted name.
     pub sysctls: BTreeMap<String, String>,
     /// Size in bytes of the tmpfs the pod's containers share as `/dev/shm`; none with the node's IPC.
@@ -277,6 +282,9 @@ pub struct PodPaths {
     pub uts: Option<PathBuf>,
     /// The PID namespace the pod shares.
     pub pid: Option<PathBuf>,
+    /// The pod's user namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<PathBuf>,
     /// The source to bind on `/dev/shm`: a detached tmpfs by descriptor, or `<pod directory>/shm`
     /// where the kernel can't clone a detached mount (before 6.15).
     pub shm: Option<PathBuf>,

@@ -3,12 +3,13 @@
 use std::ffi::CString;
 
 use oci_spec::runtime::{
-    Capabilities, Capability, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process,
+    Capabilities, Capability, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process, User,
 };
 use rustix::process::{Resource, Rlimit};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::features::Features;
+use crate::idmap::IdMaps;
 
 /// The umask where the spec has none, as the peers' (0022).
 const DEFAULT_UMASK: u32 = 0o022;
@@ -77,7 +78,10 @@ pub(crate) fn plan(process: &Process, features: &Features) -> Result<IdentityPla
             .map(|gid| rustix::process::Gid::from_raw(*gid))
             .collect(),
         umask: user.umask().unwrap_or(DEFAULT_UMASK),
-        capabilities: capabilities(process.capabilities().as_ref(), known)?,
+        capabilities: at_execve(
+            capabilities(process.capabilities().as_ref(), known)?,
+            user.uid() != 0 && no_new_privileges,
+        ),
         no_new_privileges,
         seccomp: if no_new_privileges {
             SeccompOrder::Last
@@ -89,6 +93,26 @@ pub(crate) fn plan(process: &Process, features: &Features) -> Result<IdentityPla
         label: label(process, features)?,
         terminal: terminal(process)?,
     })
+}
+
+/// Refuses ids that a user namespace doesn't have, by name.
+pub(crate) fn check_mapped(user: &User, maps: &IdMaps) -> Result<()> {
+    let refuse = |field: &str, id: u32| {
+        Err(Error::invalid(format!(
+            "process.user.{field}: {id} is not mapped in the container's user namespace"
+        )))
+    };
+    if maps.outside_uid(user.uid()).is_none() {
+        return refuse("uid", user.uid());
+    }
+    if maps.outside_gid(user.gid()).is_none() {
+        return refuse("gid", user.gid());
+    }
+    let groups = user.additional_gids().as_deref().unwrap_or_default();
+    match groups.iter().find(|gid| maps.outside_gid(**gid).is_none()) {
+        Some(gid) => refuse("additionalGids", *gid),
+        None => Ok(()),
+    }
 }
 
 fn known_mask(last: u32) -> u64 {
@@ -135,6 +159,20 @@ fn capabilities(sets: Option<&LinuxCapabilities>, known: u64) -> Result<Capabili
         }
     }
     Ok(plan)
+}
+
+/// What is held when the program is executed. Another user than root keeps no more than the ambient set,
+/// but a file's capabilities: with no_new_privs as far as they are held already
+/// (cap_bprm_creds_from_file of security/commoncap.c), so then nothing may be held (S8).
+fn at_execve(sets: CapabilityPlan, gains_nothing: bool) -> CapabilityPlan {
+    if !gains_nothing {
+        return sets;
+    }
+    CapabilityPlan {
+        permitted: sets.permitted & sets.ambient,
+        effective: sets.effective & sets.ambient,
+        ..sets
+    }
 }
 
 /// The kernel's number (linux/capability.h).
@@ -292,6 +330,63 @@ mod tests {
             .unwrap()
             .extend(json.as_object().unwrap().clone());
         serde_json::from_value(whole).unwrap()
+    }
+
+    #[test]
+    fn with_no_new_privs_another_user_than_root_holds_nothing_at_execve_but_the_ambient_set() {
+        let sets = serde_json::json!({
+            "bounding": ["CAP_CHOWN", "CAP_KILL"], "permitted": ["CAP_CHOWN", "CAP_KILL"],
+            "effective": ["CAP_CHOWN"], "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]
+        });
+        for (uid, privileges, permitted, effective) in [
+            (0, true, 0b10_0001, 0b1),
+            (0, false, 0b10_0001, 0b1),
+            (1, false, 0b10_0001, 0b1),
+            (1, true, 0b10_0000, 0),
+        ] {
+            let json = serde_json::json!({
+                "user": {"uid": uid, "gid": 0}, "noNewPrivileges": privileges, "capabilities": sets
+            });
+            let held = plan(&process(json), &features()).unwrap().capabilities;
+            assert_eq!(
+                (held.bounding, held.permitted, held.effective, held.ambient),
+                (0b10_0001, permitted, effective, 0b10_0000),
+                "{uid} {privileges}"
+            );
+        }
+    }
+
+    #[test]
+    fn ids_that_are_not_mapped_are_refused_by_name() {
+        let range = |length| crate::idmap::IdRange {
+            inside: 0,
+            outside: 100,
+            length,
+        };
+        let maps = IdMaps {
+            uids: vec![range(10)],
+            gids: vec![range(20)],
+        };
+        for (user, fault) in [
+            (
+                serde_json::json!({"uid": 9, "gid": 19, "additionalGids": [0, 19]}),
+                None,
+            ),
+            (serde_json::json!({"uid": 10, "gid": 0}), Some("uid: 10 ")),
+            (serde_json::json!({"uid": 0, "gid": 20}), Some("gid: 20 ")),
+            (
+                serde_json::json!({"uid": 0, "gid": 0, "additionalGids": [19, 20]}),
+                Some("additionalGids: 20 "),
+            ),
+        ] {
+            let process = process(serde_json::json!({"user": user}));
+            let error = check_mapped(process.user(), &maps).err();
+            let error = error.map(|error| error.to_string()).unwrap_or_default();
+            match fault {
+                Some(fault) => assert!(error.contains(fault), "{error}"),
+                None => assert_eq!(error, ""),
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use oci_spec::runtime::{Process, Spec};
 
 use crate::error::{Error, Result};
 use crate::features::Features;
+use crate::idmap::IdMaps;
 use crate::spec::sysctl;
 
 /// A launch, decided. Private to one build: never stored, never sent.
@@ -68,8 +69,9 @@ pub fn container(spec: &Spec, features: &Features) -> Result<Plan> {
             .map(|path| relative(Path::new(path)))
             .collect()
     };
+    let maps = namespaces.user.as_ref().map(|user| &user.maps);
     Ok(Plan {
-        mounts: mounts::plan(spec, mount_label.as_deref(), features)?,
+        mounts: mounts::plan(spec, mount_label.as_deref(), maps, features)?,
         nodes: nodes::plan(spec)?,
         masked: paths(linux.masked_paths())?,
         readonly: paths(linux.readonly_paths())?,
@@ -79,13 +81,21 @@ pub fn container(spec: &Spec, features: &Features) -> Result<Plan> {
         root_readonly: spec.root().as_ref().and_then(|root| root.readonly()) == Some(true),
         root_propagation: mounts::root_propagation(linux.rootfs_propagation().as_deref())?,
         mount_label,
-        process: self::process(process, features)?,
+        process: self::process(process, maps, features)?,
         namespaces,
     })
 }
 
-/// Decides what a process becomes: a container's init or an exec.
-pub(crate) fn process(process: &Process, features: &Features) -> Result<ProcessPlan> {
+/// Decides what a process becomes: a container's init or an exec. `maps` are those of the user
+/// namespace it is in.
+pub(crate) fn process(
+    process: &Process,
+    maps: Option<&IdMaps>,
+    features: &Features,
+) -> Result<ProcessPlan> {
+    if let Some(maps) = maps {
+        identity::check_mapped(process.user(), maps)?;
+    }
     Ok(ProcessPlan {
         identity: identity::plan(process, features)?,
         command: command::plan(process)?,

@@ -12,6 +12,7 @@ use oci_spec::runtime::{Mount, Spec};
 use super::{c_string, relative};
 use crate::error::{Error, ErrorKind, Result};
 use crate::features::Features;
+use crate::idmap::IdMaps;
 use crate::sys::mount::{self, Attributes};
 
 mod options;
@@ -50,6 +51,16 @@ pub(crate) struct MountPlan {
     pub(crate) on_proc_file: bool,
     /// Links to make at its top: name and target.
     pub(crate) links: Vec<(CString, CString)>,
+    /// A bind mount whose files' ids are mapped.
+    pub(crate) id_map: Option<IdMapPlan>,
+}
+
+/// How a bind mount is id-mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IdMapPlan {
+    pub(crate) maps: IdMaps,
+    /// The mounts below its source too.
+    pub(crate) recursive: bool,
 }
 
 /// What is mounted.
@@ -108,9 +119,11 @@ pub(super) fn is_bind(mount: &Mount) -> bool {
             .any(|option| option == "bind" || option == "rbind")
 }
 
+/// `user` are the maps of the container's user namespace.
 pub(super) fn plan(
     spec: &Spec,
     label: Option<&str>,
+    user: Option<&IdMaps>,
     features: &Features,
 ) -> Result<Vec<MountPlan>> {
     let mut plans = Vec::new();
@@ -120,7 +133,7 @@ pub(super) fn plan(
             if matches!(mount.typ().as_deref(), Some("cgroup" | "cgroup2")) && !is_bind(mount) {
                 cgroup(spec, mount, features)
             } else {
-                one(mount, label).map(|plan| vec![plan])
+                one(mount, label, user).map(|plan| vec![plan])
             };
         plans.extend(plan.map_err(|error| error.context(format!("mount on {at}")))?);
     }
@@ -152,9 +165,13 @@ fn is_below(path: &CString, parent: &CString) -> bool {
         .is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
-fn one(mount: &Mount, label: Option<&str>) -> Result<MountPlan> {
-    let options = Options::parse(mount.options().as_deref().unwrap_or_default())?;
+fn one(mount: &Mount, label: Option<&str>, user: Option<&IdMaps>) -> Result<MountPlan> {
+    let mut options = Options::parse(mount.options().as_deref().unwrap_or_default())?;
     let destination = relative(mount.destination())?;
+    if let Some(maps) = user {
+        leave_out_unmapped_group(mount, maps, &mut options);
+    }
+    let id_map = id_map(mount, &options, user)?;
     let source = if is_bind(mount) {
         bind(mount, &options)?
     } else {
@@ -171,7 +188,40 @@ fn one(mount: &Mount, label: Option<&str>) -> Result<MountPlan> {
         source,
         late_readonly: false,
         links: Vec::new(),
+        id_map,
     })
+}
+
+/// The maps of the mount itself; with the option `idmap` or `ridmap` alone those of the container
+/// (OCI runtime specification, config.md "Mounts"). Without either option the mounts below are mapped
+/// if they are there: never a part of what was asked for.
+fn id_map(mount: &Mount, options: &Options, user: Option<&IdMaps>) -> Result<Option<IdMapPlan>> {
+    let (uids, gids) = (mount.uid_mappings(), mount.gid_mappings());
+    let own = IdMaps::from_oci("mounts", uids.as_ref(), gids.as_ref())?;
+    let maps = match (own, options.id_mapped) {
+        (None, None) => return Ok(None),
+        (Some(own), _) => own,
+        (None, Some(_)) => user.cloned().ok_or_else(|| {
+            Error::invalid("id mapping: neither the mount nor the container has id mappings")
+        })?,
+    };
+    if !is_bind(mount) {
+        return Err(Error::invalid("id mappings are for bind mounts only"));
+    }
+    let recursive = options.id_mapped.or(options.bind) != Some(false);
+    Ok(Some(IdMapPlan { maps, recursive }))
+}
+
+/// The group of terminals, where it has no id inside: the kernel would refuse the mount.
+fn leave_out_unmapped_group(mount: &Mount, maps: &IdMaps, options: &mut Options) {
+    if mount.typ().as_deref() == Some("devpts") {
+        options.data.retain(|(key, value)| {
+            let gid = value
+                .as_ref()
+                .and_then(|value| value.to_str().ok()?.parse().ok());
+            key.as_c_str() != c"gid" || gid.is_none_or(|gid| maps.outside_gid(gid).is_some())
+        });
+    }
 }
 
 /// Directories whose replacement by a link would move the runtime's own work elsewhere.
@@ -264,6 +314,7 @@ fn cgroup(spec: &Spec, mount: &Mount, features: &Features) -> Result<Vec<MountPl
         real_directory: false,
         on_proc_file: false,
         links: Vec::new(),
+        id_map: None,
     };
     if !hybrid || mount.typ().as_deref() == Some("cgroup2") {
         return Ok(vec![base]);

@@ -6,6 +6,7 @@ use linux_raw_sys::general as raw;
 use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::idmap::IdMaps;
 
 /// New ones and joined ones; the rest is the node's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +18,17 @@ pub(crate) struct NamespacePlan {
     pub(crate) new_cgroup: bool,
     /// Joined by path: the kind as its `CLONE_NEW*` bit.
     pub(crate) join: Vec<(u32, PathBuf)>,
+    /// The user namespace that owns the new ones.
+    pub(crate) user: Option<UserPlan>,
+}
+
+/// A user namespace: entered first, so that all that is made belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UserPlan {
+    /// The one to join; a new one otherwise.
+    pub(crate) path: Option<PathBuf>,
+    /// Its maps. With a path they are what the maker says they are.
+    pub(crate) maps: IdMaps,
 }
 
 impl NamespacePlan {
@@ -29,6 +41,10 @@ impl NamespacePlan {
 pub(crate) fn plan(linux: &Linux) -> Result<NamespacePlan> {
     let mut plan = NamespacePlan::default();
     for namespace in linux.namespaces().iter().flatten() {
+        if namespace.typ() == LinuxNamespaceType::User {
+            plan.user = Some(user(linux, namespace.path().clone())?);
+            continue;
+        }
         let kind = match namespace.typ() {
             LinuxNamespaceType::Mount => raw::CLONE_NEWNS,
             LinuxNamespaceType::Cgroup => raw::CLONE_NEWCGROUP,
@@ -50,6 +66,15 @@ pub(crate) fn plan(linux: &Linux) -> Result<NamespacePlan> {
         }
     }
     Ok(plan)
+}
+
+fn user(linux: &Linux, path: Option<PathBuf>) -> Result<UserPlan> {
+    let (uids, gids) = (linux.uid_mappings(), linux.gid_mappings());
+    let maps = IdMaps::from_oci("linux", uids.as_ref(), gids.as_ref())?.ok_or_else(|| {
+        Error::invalid("linux.namespaces: a user namespace needs uidMappings and gidMappings")
+    })?;
+    maps.root("linux.uidMappings, gidMappings")?;
+    Ok(UserPlan { path, maps })
 }
 
 /// The kind's name in `/proc/<pid>/ns`.

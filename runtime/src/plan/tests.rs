@@ -7,6 +7,7 @@ pub(crate) fn features() -> Features {
         overlay_descriptors: true,
         overlay_append: true,
         clone_detached: true,
+        user_namespaces: true,
         apparmor: false,
         selinux: false,
         seccomp: true,

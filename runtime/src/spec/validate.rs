@@ -7,6 +7,7 @@ use oci_spec::runtime::{Hooks, Linux, LinuxNamespaceType, Mount, Process, Spec};
 
 use super::sysctl;
 use crate::error::{Error, ErrorKind, Result};
+use crate::idmap::IdMaps;
 
 /// The longest single argument or environment string execve takes (MAX_ARG_STRLEN, 32 pages, with its NUL).
 const MAX_STRING: usize = 131_071;
@@ -142,9 +143,6 @@ fn any_hook(hooks: &Hooks) -> bool {
 }
 
 fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    let mapped = |maps: &Option<Vec<_>>| maps.as_ref().is_some_and(|maps| !maps.is_empty());
-    unsupported("linux.uidMappings", mapped(linux.uid_mappings()))?;
-    unsupported("linux.gidMappings", mapped(linux.gid_mappings()))?;
     unsupported(
         "linux.netDevices",
         linux
@@ -173,9 +171,20 @@ fn namespaces(linux: &Linux) -> Result<()> {
                 "linux.namespaces: {kind} is given twice"
             )));
         }
-        if matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time) {
-            unsupported(&format!("linux.namespaces: {kind}"), true)?;
-        }
+        unsupported(
+            &format!("linux.namespaces: {kind}"),
+            kind == LinuxNamespaceType::Time,
+        )?;
+    }
+    let maps = IdMaps::from_oci(
+        "linux",
+        linux.uid_mappings().as_ref(),
+        linux.gid_mappings().as_ref(),
+    )?;
+    if maps.is_some() != has_namespace(linux, LinuxNamespaceType::User) {
+        return Err(Error::invalid(
+            "linux.uidMappings, gidMappings: come with a user namespace and only then",
+        ));
     }
     let mount = list
         .iter()
@@ -234,9 +243,10 @@ fn sysctls(linux: &Linux) -> Result<()> {
 fn mount_entry(mount: &Mount) -> Result<()> {
     container_path("mounts: destination", mount.destination())?;
     let at = mount.destination().display();
-    unsupported(
-        &format!("mounts: id mappings of {at}"),
-        mount.uid_mappings().is_some() || mount.gid_mappings().is_some(),
+    IdMaps::from_oci(
+        &format!("mounts: {at}"),
+        mount.uid_mappings().as_ref(),
+        mount.gid_mappings().as_ref(),
     )?;
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
     if source.as_os_str().len() > MAX_PATH || has_nul(source) {

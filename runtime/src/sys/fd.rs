@@ -70,6 +70,17 @@ pub(crate) fn above_standard(fd: OwnedFd) -> Result<OwnedFd, Errno> {
     }
 }
 
+/// Two ends of a socket whose messages keep their bounds, both close-on-exec and above 2.
+pub(crate) fn socket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (one, other) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    Ok((above_standard(one)?, above_standard(other)?))
+}
+
 /// Every descriptor above 2 will be closed by execve (CLOSE_RANGE_CLOEXEC, Linux 5.11).
 pub(crate) fn close_all_on_exec() -> Result<(), Errno> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;

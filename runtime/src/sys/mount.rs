@@ -58,12 +58,19 @@ pub(crate) fn set_attributes(
     recursive: bool,
     attributes: Attributes,
 ) -> Result<(), Errno> {
-    let attr = libc::mount_attr {
-        attr_set: attributes.set,
-        attr_clr: attributes.clear,
-        propagation: attributes.propagation,
-        userns_fd: 0,
-    };
+    change(
+        tree,
+        recursive,
+        &libc::mount_attr {
+            attr_set: attributes.set,
+            attr_clr: attributes.clear,
+            propagation: attributes.propagation,
+            userns_fd: 0,
+        },
+    )
+}
+
+fn change(tree: BorrowedFd<'_>, recursive: bool, attr: &libc::mount_attr) -> Result<(), Errno> {
     let mut flags = libc::AT_EMPTY_PATH;
     if recursive {
         flags |= libc::AT_RECURSIVE;
@@ -75,11 +82,30 @@ pub(crate) fn set_attributes(
             tree.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            ptr::from_ref(&attr),
-            size_of_val(&attr),
+            ptr::from_ref(attr),
+            size_of_val(attr),
         )
     };
     super::clone::check(result).map(|_| ())
+}
+
+/// Makes the detached mount `tree` refers to, and those below if `recursive`, id-mapped by a user
+/// namespace (MOUNT_ATTR_IDMAP, Linux 5.12; by file system: ext4 5.12, xfs 5.12, btrfs 5.15, tmpfs 6.3).
+pub(crate) fn set_id_map(
+    tree: BorrowedFd<'_>,
+    recursive: bool,
+    namespace: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    change(
+        tree,
+        recursive,
+        &libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_IDMAP,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: u64::try_from(namespace.as_raw_fd()).map_err(|_| Errno::BADF)?,
+        },
+    )
 }
 
 /// A configuration context for a file system type.

@@ -12,6 +12,8 @@ mod namespaces;
 mod rig;
 mod start;
 mod terminal;
+mod user_namespaces;
+mod user_namespaces_hostile;
 
 #[global_allocator]
 static ALLOCATOR: rig::allocator::ParentOnly = rig::allocator::ParentOnly;

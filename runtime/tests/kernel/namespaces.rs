@@ -12,7 +12,7 @@ use crate::rig::{
     Scratch, exec, features, kill, null_stdio, process, ready, set, spec, with_mount, with_script,
 };
 
-fn request(directory: PathBuf) -> CreatePod {
+pub(crate) fn request(directory: PathBuf) -> CreatePod {
     CreatePod {
         id: "pod".to_owned(),
         directory,
@@ -21,6 +21,7 @@ fn request(directory: PathBuf) -> CreatePod {
         ipc: NamespaceMode::New,
         uts: NamespaceMode::New,
         pid: PidMode::Container,
+        user: None,
         sysctls: BTreeMap::from([
             ("kernel.shmmni".to_owned(), "77".to_owned()),
             (
@@ -33,12 +34,12 @@ fn request(directory: PathBuf) -> CreatePod {
     }
 }
 
-fn own_pid() -> i32 {
+pub(crate) fn own_pid() -> i32 {
     i32::try_from(std::process::id()).unwrap()
 }
 
 /// The spec of a container of the pod.
-fn joined(paths: &PodPaths) -> Value {
+pub(crate) fn joined(paths: &PodPaths) -> Value {
     let mut namespaces = vec![json!({"type": "mount"})];
     for (kind, path) in [
         ("network", &paths.network),

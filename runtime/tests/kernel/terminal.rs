@@ -11,7 +11,7 @@ use crate::rig::{
 };
 
 /// What a terminal prints until its process ends (EIO when the last slave is closed).
-fn read_all(launched: &mut Launched) -> String {
+pub(crate) fn read_all(launched: &mut Launched) -> String {
     let mut master = File::from(launched.terminal.take().unwrap());
     let mut text = Vec::new();
     let mut buffer = [0; 1024];

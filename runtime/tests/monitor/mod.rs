@@ -144,6 +144,7 @@ impl Rig {
             ipc: NamespaceMode::New,
             uts: NamespaceMode::New,
             pid,
+            user: None,
             sysctls: BTreeMap::new(),
             shm_size: Some(1 << 20),
             cgroup: self.pod_cgroup(),

@@ -199,8 +199,8 @@ fn what_can_not_be_meant_is_refused_with_its_field() {
             },
         ),
         (
-            "linux.security_context.namespace_options.userns_options.mode",
-            Class::Unsupported,
+            "linux.security_context.namespace_options.userns_options.uids",
+            Class::Invalid,
             |c| options(c).userns_options = Some(v1::UserNamespace::default()),
         ),
     ];

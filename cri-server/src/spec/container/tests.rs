@@ -122,6 +122,7 @@ impl Case {
             ipc: at("4"),
             uts: at("5"),
             pid: None,
+            user: at("8"),
             shm: at("6"),
             pause: None,
             created_cgroups: Vec::new(),
@@ -594,4 +595,117 @@ fn users_of_request_and_image_are_told_apart() {
     assert_eq!(by_id.supplemental, [9]);
     let by_name = user(|c| c.run_as_username = "web".into());
     assert_eq!(by_name.user, UserChoice::Name("web".into()));
+}
+
+/// Of the pod and the container, as the kubelet sends it for hostUsers: false.
+fn isolate(case: &mut Case) {
+    let ids = vec![v1::IdMapping {
+        host_id: 131_072,
+        container_id: 0,
+        length: 65_536,
+    }];
+    let options = v1::UserNamespace {
+        mode: v1::NamespaceMode::Pod.into(),
+        uids: ids.clone(),
+        gids: ids,
+    };
+    let sandbox = case.sandbox_context();
+    sandbox
+        .namespace_options
+        .get_or_insert_default()
+        .userns_options = Some(options.clone());
+    let context = case.context();
+    context
+        .namespace_options
+        .get_or_insert_default()
+        .userns_options = Some(options);
+}
+
+#[test]
+fn a_user_namespace_is_joined_first_with_its_maps_and_all_its_capabilities_can_be_given() {
+    let mut case = case();
+    case.sandbox_context().privileged = true;
+    isolate(&mut case);
+    case.context().privileged = true;
+    let spec = case.spec();
+    let maps = json!([{"containerID": 0, "hostID": 131_072, "size": 65_536}]);
+    assert_eq!(spec["linux"]["uidMappings"], maps);
+    assert_eq!(spec["linux"]["gidMappings"], maps);
+    assert_eq!(
+        spec["linux"]["namespaces"][1],
+        json!({"type": "user", "path": "/proc/7/fd/8"})
+    );
+    assert_eq!(
+        spec["process"]["capabilities"]["bounding"]
+            .as_array()
+            .unwrap()
+            .len(),
+        41
+    );
+}
+
+#[test]
+fn containers_share_the_pods_user_namespace_and_its_ids() {
+    type Edit = fn(&mut Case);
+    let cases: [(Edit, Option<&str>); 6] = [
+        (|_| {}, None),
+        (
+            |case| {
+                let options = case.context().namespace_options.as_mut().unwrap();
+                options.userns_options = None;
+            },
+            None,
+        ),
+        (
+            |case| {
+                let options = case.context().namespace_options.as_mut().unwrap();
+                options.userns_options = Some(v1::UserNamespace {
+                    mode: v1::NamespaceMode::Node.into(),
+                    ..Default::default()
+                });
+            },
+            Some("linux.security_context.namespace_options.userns_options: differs"),
+        ),
+        (
+            |case| case.identity.uid = 65_536,
+            Some("linux.security_context: user 65536 is outside"),
+        ),
+        (
+            |case| case.identity.groups.push(70_000),
+            Some("linux.security_context: group 70000 is outside"),
+        ),
+        (
+            |case| {
+                case.container.mounts = vec![v1::Mount {
+                    container_path: "/data".into(),
+                    host_path: "/srv".into(),
+                    propagation: v1::MountPropagation::PropagationBidirectional.into(),
+                    ..Default::default()
+                }];
+            },
+            Some("mounts[0].propagation: "),
+        ),
+    ];
+    for (edit, fault) in cases {
+        let mut case = case();
+        isolate(&mut case);
+        edit(&mut case);
+        let built = case.build();
+        match fault {
+            None => assert!(
+                built
+                    .unwrap()
+                    .spec
+                    .linux()
+                    .as_ref()
+                    .unwrap()
+                    .uid_mappings()
+                    .is_some()
+            ),
+            Some(fault) => {
+                let failure = built.unwrap_err();
+                assert!(failure.message().starts_with(fault), "{failure}");
+            }
+        }
+    }
 }

@@ -14,6 +14,7 @@ fn request(path: &str, source: &str) -> MountRequest {
         recursive_read_only: false,
         selinux_relabel: false,
         propagation: Propagation::Private,
+        id_maps: None,
         options: Vec::new(),
     }
 }
@@ -24,6 +25,8 @@ struct Case {
     privileged: bool,
     readonly_rootfs: bool,
     shm: Option<&'static str>,
+    user: Option<IdMaps>,
+    host_network: bool,
 }
 
 fn case(requests: Vec<MountRequest>) -> Case {
@@ -33,6 +36,20 @@ fn case(requests: Vec<MountRequest>) -> Case {
         privileged: false,
         readonly_rootfs: false,
         shm: Some("/proc/7/fd/9"),
+        user: None,
+        host_network: false,
+    }
+}
+
+fn maps(outside: u32) -> IdMaps {
+    let range = bulkhead_runtime::idmap::IdRange {
+        inside: 0,
+        outside,
+        length: 65_536,
+    };
+    IdMaps {
+        uids: vec![range],
+        gids: vec![range],
     }
 }
 
@@ -55,6 +72,8 @@ fn planned(case: &Case) -> Result<MountPlan, Failure> {
         volumes_directory: Path::new("/c/volumes"),
         privileged: case.privileged,
         readonly_rootfs: case.readonly_rootfs,
+        user: case.user.as_ref(),
+        host_network: case.host_network,
     })
 }
 
@@ -277,5 +296,69 @@ fn an_image_s_volumes_are_mounts_of_the_container_unless_asked_for_otherwise() {
             ..case(Vec::new())
         });
         assert!(found.is_err(), "{bad:?}");
+    }
+}
+
+#[test]
+fn in_a_user_namespace_the_pods_files_and_volumes_are_id_mapped_and_requests_as_they_say() {
+    let mut asked = case(vec![
+        request("/plain", "/srv/a"),
+        request("/mapped", "/srv/b"),
+    ]);
+    asked.requests[1].id_maps = Some(maps(7));
+    asked.volumes = vec!["/vol".to_owned()];
+    for user in [None, Some(maps(100_000))] {
+        asked.user = user.clone();
+        let plan = planned(&asked).unwrap();
+        let of = |path: &str| {
+            let mount = plan
+                .mounts
+                .iter()
+                .find(|m| m.destination() == Path::new(path));
+            let uids = mount.unwrap().uid_mappings().clone();
+            let gids = mount.unwrap().gid_mappings().clone();
+            assert_eq!(uids, gids, "{path}");
+            uids.map(|uids| uids[0].host_id())
+        };
+        let own = user.map(|_| 100_000);
+        for (path, outside) in [
+            ("/etc/hosts", own),
+            ("/etc/hostname", own),
+            ("/etc/resolv.conf", own),
+            ("/vol", own),
+            ("/plain", None),
+            ("/mapped", Some(7)),
+            ("/dev/shm", None),
+            ("/proc", None),
+        ] {
+            assert_eq!(of(path), outside, "{path}");
+        }
+    }
+}
+
+#[test]
+fn on_the_nodes_network_a_user_namespace_has_the_nodes_sys_read_only() {
+    for (user, host_network, expected) in [
+        (None, true, "/sys sysfs sysfs nosuid,noexec,nodev,ro"),
+        (
+            Some(maps(9)),
+            false,
+            "/sys sysfs sysfs nosuid,noexec,nodev,ro",
+        ),
+        (
+            Some(maps(9)),
+            true,
+            "/sys bind /sys rbind,nosuid,noexec,nodev,rprivate,rro",
+        ),
+    ] {
+        let mut asked = case(Vec::new());
+        asked.user = user;
+        asked.host_network = host_network;
+        let plan = planned(&asked).unwrap();
+        assert!(
+            lines(&plan).contains(&expected.to_owned()),
+            "{:?}",
+            lines(&plan)
+        );
     }
 }

@@ -5,8 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 
-use super::{At, Running, Step, Terminal, failure, send};
+use super::{At, Running, Step, Terminal, failure};
+use crate::launch::relay::send;
 use crate::launch::report::{self, Note, Stage};
+use crate::plan::ProcessPlan;
 use crate::plan::identity::{Limit, SeccompOrder};
 use crate::sys::{caps, clone, fd, procfs, pty, seccomp};
 
@@ -109,6 +111,26 @@ pub(super) fn load_filter(work: &Running<'_>) -> Step<()> {
     match work.seccomp {
         Some(program) => seccomp::load(program).at(Stage::Seccomp, 0),
         None => Ok(()),
+    }
+}
+
+/// Raises hard limits to what is asked for, as long as that is still permitted: in a user namespace it isn't.
+/// What can't be raised is clamped later.
+pub(super) fn raise_limits(process: &ProcessPlan) {
+    for limit in &process.identity.limits {
+        let present = rustix::process::getrlimit(limit.resource);
+        let higher = match (limit.limit.maximum, present.maximum) {
+            (Some(wanted), Some(most)) => wanted > most,
+            (None, most) => most.is_some(),
+            (Some(_), None) => false,
+        };
+        if higher {
+            let raised = rustix::process::Rlimit {
+                current: present.current,
+                maximum: limit.limit.maximum,
+            };
+            let _refused = rustix::process::setrlimit(limit.resource, raised);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! A container's tree, in the child: mounts in the plan's order, device nodes, links, the console.
 
+use std::cell::OnceCell;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,6 +12,7 @@ use crate::launch::report::{Note, Stage};
 use crate::launch::target::{self, Leaf};
 use crate::plan::Plan;
 use crate::plan::mounts::{MountPlan, Source};
+use crate::plan::nodes::DeviceNode;
 use crate::sys::{fd, mount, procfs, pty};
 
 /// Mounts that are used again.
@@ -20,20 +22,36 @@ pub(super) struct Made<'a> {
     devpts: Option<BorrowedFd<'a>>,
 }
 
+/// Makes the container's new file systems, mounted nowhere yet.
+pub(super) fn filesystems(container: &ContainerWork<'_>) -> Step<()> {
+    for (index, (plan, slot)) in container.plan.mounts.iter().zip(container.made).enumerate() {
+        make_filesystem(index, plan, slot)?;
+    }
+    Ok(())
+}
+
+fn make_filesystem(index: usize, plan: &MountPlan, slot: &OnceCell<OwnedFd>) -> Step<()> {
+    if let (
+        None,
+        Source::Filesystem {
+            kind,
+            source,
+            options,
+        },
+    ) = (slot.get(), &plan.source)
+    {
+        let own = filesystem(index, plan, kind, source.as_deref(), options)?;
+        // It was found empty, so this can't fail.
+        let _filled = slot.set(own);
+    }
+    Ok(())
+}
+
 pub(super) fn mounts<'a>(container: &ContainerWork<'a>, root: BorrowedFd<'_>) -> Step<Made<'a>> {
     let mut made = Made::default();
     let places = container.trees.iter().zip(container.made);
     for (index, (plan, (tree, slot))) in container.plan.mounts.iter().zip(places).enumerate() {
-        if let Source::Filesystem {
-            kind,
-            source,
-            options,
-        } = &plan.source
-        {
-            let own = filesystem(index, plan, kind, source.as_deref(), options)?;
-            // A slot is filled once, so this can't fail.
-            let _filled = slot.set(own);
-        }
+        make_filesystem(index, plan, slot)?;
         let Some(tree) = tree.as_ref().or(slot.get()).map(|tree| tree.as_fd()) else {
             continue; // an optional bind whose source doesn't exist
         };
@@ -124,21 +142,20 @@ fn mount_target(
     Ok(place)
 }
 
-pub(super) fn nodes(plan: &Plan, root: BorrowedFd<'_>) -> Step<()> {
+/// Makes the nodes, or puts `devices` in their places: in a user namespace no node can be made
+/// (mknod(2) asks for CAP_MKNOD on the node).
+pub(super) fn nodes(plan: &Plan, devices: &[OwnedFd], root: BorrowedFd<'_>) -> Step<()> {
     for (index, node) in plan.nodes.devices.iter().enumerate() {
         let directory =
             target::ensure(root, &node.directory, Leaf::Directory).at(Stage::Device, index)?;
         if procfs::is_procfs(directory.as_fd()).at(Stage::Device, index)? {
             return Err(failure(Stage::Device, index, Errno::INVAL, Note::OnProcfs));
         }
-        let mode = Mode::from_raw_mode(node.mode);
-        match rustix::fs::mknodat(
-            &directory,
-            node.name.as_c_str(),
-            node.kind,
-            mode,
-            node.number,
-        ) {
+        let made = match devices.get(index) {
+            Some(device) => bind_node(node, device.as_fd(), directory.as_fd()),
+            None => make_node(node, directory.as_fd()),
+        };
+        match made {
             Ok(()) => {}
             Err(Errno::EXIST) => {
                 // Fine if it is the same device, as in a /dev bound from the node; a link is not.
@@ -149,21 +166,44 @@ pub(super) fn nodes(plan: &Plan, root: BorrowedFd<'_>) -> Step<()> {
                 {
                     return Err(failure(Stage::Device, index, Errno::EXIST, Note::Mismatch));
                 }
-                continue;
             }
             Err(errno) => return Err(failure(Stage::Device, index, errno, Note::None)),
         }
-        if node.uid != 0 || node.gid != 0 {
-            rustix::fs::chownat(
-                &directory,
-                node.name.as_c_str(),
-                Some(rustix::fs::Uid::from_raw(node.uid)),
-                Some(rustix::fs::Gid::from_raw(node.gid)),
-                AtFlags::SYMLINK_NOFOLLOW,
-            )
-            .at(Stage::Device, index)?;
-        }
     }
+    links(plan, root)
+}
+
+fn make_node(node: &DeviceNode, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(node.mode);
+    let name = node.name.as_c_str();
+    rustix::fs::mknodat(directory, name, node.kind, mode, node.number)?;
+    if node.uid == 0 && node.gid == 0 {
+        return Ok(());
+    }
+    rustix::fs::chownat(
+        directory,
+        name,
+        Some(rustix::fs::Uid::from_raw(node.uid)),
+        Some(rustix::fs::Gid::from_raw(node.gid)),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+}
+
+fn bind_node(
+    node: &DeviceNode,
+    device: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    let name = node.name.as_c_str();
+    let create =
+        OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    drop(rustix::fs::openat(directory, name, create, Mode::empty())?);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = rustix::fs::openat(directory, name, flags, Mode::empty())?;
+    mount::attach(device, place.as_fd())
+}
+
+fn links(plan: &Plan, root: BorrowedFd<'_>) -> Step<()> {
     if plan.nodes.links.is_empty() {
         return Ok(());
     }

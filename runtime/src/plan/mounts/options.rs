@@ -16,6 +16,8 @@ pub(super) struct Options {
     pub(super) propagation: Option<(u64, bool)>,
     /// A bind mount, and whether with the mounts below.
     pub(super) bind: Option<bool>,
+    /// Id-mapped, and whether with the mounts below.
+    pub(super) id_mapped: Option<bool>,
     /// For fsconfig: key and value, or a flag.
     pub(super) data: Vec<(CString, Option<CString>)>,
 }
@@ -65,10 +67,8 @@ const DEFAULTS: [&str; 9] = [
 ];
 
 /// What changes content or owners and is not honoured yet.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 2] = [
     ("tmpcopyup", "not supported"),
-    ("idmap", "id-mapped mounts are not supported yet"),
-    ("ridmap", "id-mapped mounts are not supported yet"),
     ("remount", "there is nothing to remount"),
 ];
 
@@ -106,6 +106,8 @@ impl Options {
         match option {
             "bind" => self.bind = Some(false),
             "rbind" => self.bind = Some(true),
+            "idmap" => self.id_mapped = Some(false),
+            "ridmap" => self.id_mapped = Some(true),
             flag if SUPERBLOCK_FLAGS.contains(&flag) => {
                 self.data.push((c_string("option", flag)?, None));
             }

@@ -7,6 +7,7 @@ fn planned(mounts: serde_json::Value) -> Result<Vec<MountPlan>> {
     plan(
         &spec(serde_json::json!({"mounts": mounts})),
         None,
+        None,
         &features(),
     )
 }
@@ -195,7 +196,7 @@ fn a_hybrid_node_gives_each_hierarchy_and_links_for_joint_ones() {
     let json = serde_json::json!({
         "mounts": [{"destination": "/sys/fs/cgroup", "type": "cgroup", "options": ["ro", "nosuid"]}],
         "linux": {"cgroupsPath": "/pods/c", "namespaces": [{"type": "mount"}]}});
-    let plans = plan(&spec(json.clone()), None, &node).unwrap();
+    let plans = plan(&spec(json.clone()), None, None, &node).unwrap();
     assert_eq!(
         destinations(&plans),
         [
@@ -217,6 +218,71 @@ fn a_hybrid_node_gives_each_hierarchy_and_links_for_joint_ones() {
     );
 
     node.cgroup_mounts.truncate(1);
-    let plans = plan(&spec(json), None, &node).unwrap();
+    let plans = plan(&spec(json), None, None, &node).unwrap();
     assert!(plans.len() == 1 && plans.first().unwrap().is("cgroup2"));
+}
+
+#[test]
+fn id_maps_are_the_mounts_own_or_by_the_options_name_the_containers() {
+    let range = |outside| crate::idmap::IdRange {
+        inside: 0,
+        outside,
+        length: 10,
+    };
+    let maps = |outside| IdMaps {
+        uids: vec![range(outside)],
+        gids: vec![range(outside)],
+    };
+    let own = serde_json::json!([{"containerID": 0, "hostID": 7, "size": 10}]);
+    let none = serde_json::json!([]);
+    for (options, lists, user, wanted) in [
+        (&["rbind"][..], &none, true, Ok(None)),
+        (&["rbind"], &own, true, Ok(Some((7, true)))),
+        (&["rbind"], &own, false, Ok(Some((7, true)))),
+        (&["bind"], &own, true, Ok(Some((7, false)))),
+        (&["rbind", "idmap"], &own, true, Ok(Some((7, false)))),
+        (&["rbind", "idmap"], &none, true, Ok(Some((100, false)))),
+        (&["bind", "ridmap"], &none, true, Ok(Some((100, true)))),
+        (&["bind", "ridmap"], &none, false, Err("neither")),
+        (&["nosuid"], &own, true, Err("bind mounts only")),
+    ] {
+        let mount = serde_json::json!({"destination": "/a", "source": "/s", "type": if options.contains(&"nosuid") { "tmpfs" } else { "bind" },
+            "options": options, "uidMappings": lists, "gidMappings": lists});
+        let json = serde_json::json!({"mounts": [mount]});
+        let user = user.then(|| maps(100));
+        let planned = plan(&spec(json), None, user.as_ref(), &features());
+        match (planned, wanted) {
+            (Ok(plans), Ok(wanted)) => {
+                let found = plans[0].id_map.clone();
+                let wanted = wanted.map(|(outside, recursive)| IdMapPlan {
+                    maps: maps(outside),
+                    recursive,
+                });
+                assert_eq!(found, wanted, "{options:?}");
+            }
+            (Err(error), Err(why)) => assert!(error.to_string().contains(why), "{error}"),
+            (planned, _) => panic!("{options:?}: {planned:?}"),
+        }
+    }
+}
+
+#[test]
+fn terminals_have_no_group_where_it_is_not_mapped() {
+    let devpts = serde_json::json!({"mounts": [{"destination": "/dev/pts", "type": "devpts", "options": ["mode=0620", "gid=5"]}]});
+    for (length, kept) in [(6, true), (5, false)] {
+        let range = crate::idmap::IdRange {
+            inside: 0,
+            outside: 100,
+            length,
+        };
+        let maps = IdMaps {
+            uids: vec![range],
+            gids: vec![range],
+        };
+        let plans = plan(&spec(devpts.clone()), None, Some(&maps), &features()).unwrap();
+        let Source::Filesystem { options, .. } = &plans[0].source else {
+            panic!("{plans:?}");
+        };
+        assert_eq!(options.len(), 1 + usize::from(kept), "{options:?}");
+    }
 }

@@ -74,7 +74,7 @@ fn each_of_these_is_refused_by_name() {
         (
             "/linux/uidMappings",
             json!([{"containerID": 0, "hostID": 1, "size": 1}]),
-            "uidMappings",
+            "linux.gidMappings",
         ),
         (
             "/linux/namespaces",
@@ -89,7 +89,12 @@ fn each_of_these_is_refused_by_name() {
         (
             "/linux/namespaces",
             json!([{"type": "mount"}, {"type": "user"}]),
-            "user",
+            "come with a user namespace",
+        ),
+        (
+            "/linux/namespaces",
+            json!([{"type": "mount"}, {"type": "time"}]),
+            "time",
         ),
         (
             "/linux/namespaces",
@@ -142,7 +147,7 @@ fn each_of_these_is_refused_by_name() {
             "/mounts",
             json!([{"destination": "/a", "type": "tmpfs",
                 "uidMappings": [{"containerID": 0, "hostID": 1, "size": 1}]}]),
-            "id mappings",
+            "mounts: /a.gidMappings",
         ),
     ] {
         let error = parse(&with(pointer, value).to_string())

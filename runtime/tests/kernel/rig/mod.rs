@@ -10,15 +10,17 @@ use std::sync::OnceLock;
 
 use bulkhead_runtime::error::Result;
 use bulkhead_runtime::features::Features;
+use bulkhead_runtime::idmap::IdMaps;
 use bulkhead_runtime::launch::{self, ExecInput, LaunchInput, Launched, Rootfs, Stdio};
 use rustix::process::{WaitId, WaitIdOptions};
 use serde_json::{Value, json};
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 34] = [
+const APPLETS: [&str; 39] = [
     "sh", "cat", "ls", "stat", "id", "mount", "umount", "hostname", "sleep", "touch", "mkdir",
     "readlink", "test", "tty", "grep", "wc", "echo", "true", "false", "chmod", "chown", "env",
-    "pwd", "ps", "dd", "ln", "rm", "mv", "cut", "head", "sed", "stty", "sort", "kill",
+    "pwd", "ps", "dd", "ln", "rm", "mv", "cut", "head", "sed", "stty", "sort", "kill", "mknod",
+    "nice", "date", "ip", "chroot",
 ];
 
 /// What the tests need of the node, or why they are skipped.
@@ -222,11 +224,22 @@ pub(crate) fn exec(init: &Launched, process: &Value) -> Result<Output> {
 }
 
 pub(crate) fn exec_with(init: &Launched, process: &Value, stdio: Stdio) -> Result<Launched> {
+    exec_mapped(init, process, stdio, None)
+}
+
+/// An exec in a container with a user namespace of these maps.
+pub(crate) fn exec_mapped(
+    init: &Launched,
+    process: &Value,
+    stdio: Stdio,
+    user: Option<&IdMaps>,
+) -> Result<Launched> {
     let (process, _) = bulkhead_runtime::spec::parse_process(&process.to_string())?;
     launch::exec(ExecInput {
         id: "exec",
         process: &process,
         init: init.pidfd.as_fd(),
+        user,
         features: features(),
         stdio,
         seccomp: None,
