@@ -172,6 +172,34 @@ fn x7_stdin_ends_with_the_first_client_only_if_it_is_once() {
 }
 
 #[test]
+fn input_on_its_way_from_a_client_that_vanished_arrives() {
+    let mut rig = rig!("last-words");
+    let mut request = rig.container("c", &["sh", "-c", "cat; echo closed"], |_| {});
+    (request.stdin, request.stdin_once) = (true, true);
+    rig.start(request).unwrap();
+    let mut client = rig.attach("a", "c", (true, true, false));
+    client.stdout = None;
+    client.send("early\n");
+    wait_until("it arrives", || !rig.log("c").is_empty());
+    client.send("late\n");
+    client.stdin = None;
+    assert_eq!(rig.attach_end("a"), None);
+    rig.exit("c");
+    let lines = ["early", "late", "closed"].map(|line| format!("stdout F {line}"));
+    assert_eq!(rig.log("c"), lines);
+    // One that never closes its input isn't waited for.
+    let mut request = rig.container("d", &["cat"], |_| {});
+    (request.stdin, request.stdin_once) = (true, true);
+    rig.start(request).unwrap();
+    let mut silent = rig.attach("b", "d", (true, true, false));
+    silent.stdout = None;
+    assert_eq!(rig.attach_end("b"), None);
+    rig.exit("d");
+    drop(silent);
+    rig.end();
+}
+
+#[test]
 fn x7_without_a_stdin_it_is_at_its_end_and_output_comes() {
     let mut rig = rig!("none");
     rig.run(

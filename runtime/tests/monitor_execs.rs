@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bulkhead_runtime::error::ErrorKind;
 use bulkhead_runtime::monitor::wire::{PidMode, Reply, Request};
 use monitor::{Rig, may_run, wait_until};
+use serde_json::json;
 
 /// A pod with one container `c` that sleeps, or a loud skip.
 macro_rules! rig {
@@ -74,6 +75,88 @@ fn an_exec_with_a_terminal_gets_its_master() {
     }
     assert_eq!(line, b"/dev/pts/0\r\n");
     assert_eq!(rig.exec_exit("e"), (2, false));
+    rig.end();
+}
+
+#[test]
+fn f1_an_exec_is_as_confined_as_its_container_and_runs_as_whom_it_is_told() {
+    if !may_run("monitor_execs f1") {
+        return;
+    }
+    let mut rig = Rig::with_pod("f1", PidMode::Container);
+    // One instruction: return SECCOMP_RET_ALLOW.
+    let program = rustix::fs::memfd_create("program", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::io::write(&program, &[6, 0, 0, 0, 0, 0, 0xff, 0x7f]).unwrap();
+    let show = "cd /proc/self; tr '\\0' ' ' <attr/current; cat status limits cgroup oom_score_adj | \
+                tr -s '\\t ' '  '; for n in ns/*; do readlink $n; done";
+    let process = |uid: u32| {
+        json!({
+            "user": { "uid": uid, "gid": 7, "additionalGids": [8, 9] },
+            "args": ["sh", "-c", format!("({show}); exec >&- 2>&-; sleep 1000")],
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": ["CAP_NET_RAW", "CAP_CHOWN"],
+                "permitted": ["CAP_NET_RAW"],
+                "effective": ["CAP_NET_RAW"],
+            },
+            "noNewPrivileges": true,
+            "oomScoreAdj": 321,
+            "rlimits": [
+                { "type": "RLIMIT_NOFILE", "soft": 77, "hard": 99 },
+                { "type": "RLIMIT_CORE", "soft": 0, "hard": 0 },
+            ],
+        })
+    };
+    let mut request = rig.container("c", &["true"], |spec| spec["process"] = process(0));
+    request.seccomp = true;
+    let given = [program.as_fd()];
+    rig.call_with(&Request::Start(request), &given).unwrap();
+    wait_until("it has shown itself", || {
+        rig.log("c").iter().any(|line| line.contains("uts:"))
+    });
+    let log = rig.log("c").into_iter();
+    let of_init: Vec<String> = log.map(|line| line["stdout F ".len()..].into()).collect();
+    for uid in [0, 1000] {
+        let id = format!("u{uid}");
+        let (out, stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut request = rig.exec(&id, "c", &["true"], Some(10_000));
+        let mut wanted = process(uid);
+        wanted["args"] = json!(["sh", "-c", format!("({show}); true")]);
+        request.process = serde_json::value::to_raw_value(&wanted).unwrap();
+        (request.seccomp, request.stdout) = (true, true);
+        let given = [program.as_fd(), stdout.as_fd()];
+        rig.call_with(&Request::Exec(request), &given).unwrap();
+        drop(stdout);
+        assert_eq!(rig.exec_exit(&id), (0, false));
+        let shown = read_all(out);
+        let fields = [
+            "Uid:",
+            "Gid:",
+            "Groups:",
+            "Cap",
+            "NoNewPrivs:",
+            "Seccomp",
+            "Max ",
+            "321",
+        ];
+        let compared =
+            |line: &str| fields.iter().any(|field| line.starts_with(field)) || line.contains(":[");
+        let mut expected: Vec<String> = of_init.iter().filter(|l| compared(l)).cloned().collect();
+        assert!(expected.len() > 35, "{of_init:#?}");
+        if uid != 0 {
+            for line in &mut expected {
+                if line.starts_with("Uid:") {
+                    *line = format!("Uid: {uid} {uid} {uid} {uid}");
+                } else if line.starts_with("CapPrm:") || line.starts_with("CapEff:") {
+                    // Another user than root loses them with execve(2).
+                    *line = format!("{} {:016x}", &line[..7], 0);
+                }
+            }
+        }
+        let found: Vec<&str> = shown.lines().filter(|line| compared(line)).collect();
+        assert_eq!(found, expected, "uid {uid}");
+    }
     rig.end();
 }
 

@@ -23,6 +23,7 @@ mod freeze;
 mod hierarchy;
 mod mounts;
 mod path;
+mod room;
 mod stats;
 mod tree;
 

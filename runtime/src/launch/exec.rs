@@ -1,15 +1,20 @@
 //! An exec: no namespaces, mounts or nodes are made; all of the container's are entered by its init's
 //! pidfd. From there it is the same path as a container's init (F1).
 
+use super::channel::Channel;
 use super::child::{Kind, Work};
-use super::parent::{self, Channel, Launch, Streams};
+use super::parent::{self, Launch, Streams};
 use super::{ExecInput, Launched};
+use crate::cgroup::Cgroup;
 use crate::error::Result;
 use crate::plan;
 use crate::sys::fd::KeepList;
 
 pub(super) fn exec(input: ExecInput<'_>) -> Result<Launched> {
     crate::spec::exec_process(input.process)?;
+    if let Some(obstacle) = input.cgroup.and_then(Cgroup::obstacle) {
+        return Err(obstacle.into());
+    }
     let process = plan::process(input.process, input.user, input.features)?;
     let seccomp = parent::program(input.seccomp)?;
     let streams = Streams::prepare(input.stdio, &process, input.user)?;

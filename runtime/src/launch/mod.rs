@@ -5,6 +5,7 @@
 //! On failure nothing remains: the child is killed and reaped here, and mounts that were never attached
 //! vanish with their descriptors. The cgroup and the directories are the caller's.
 
+mod channel;
 mod child;
 mod exec;
 mod parent;

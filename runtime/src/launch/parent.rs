@@ -2,17 +2,13 @@
 //! waits until it has become the program or says why not.
 
 use std::cell::OnceCell;
-use std::io::IoSliceMut;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
 
 use linux_raw_sys::general as raw;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use super::channel::{Channel, Wait};
 use super::child::{self, ContainerWork, Kind, Work};
 use super::prepare::{self, Prepared};
 use super::report::{self, Message};
@@ -24,10 +20,6 @@ use crate::plan::{self, Plan, ProcessPlan};
 use crate::sys::clone::{self, CloneOptions, Cloned};
 use crate::sys::fd::{self, KeepList};
 use crate::sys::{pidfd, procfs, seccomp};
-
-/// How long a child may take until it executes its program. It makes a hundred system calls; a file
-/// system that doesn't answer is the only reason to be slow.
-pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(super) fn create(input: LaunchInput<'_>) -> Result<Launched> {
     let mut plan = plan::container(input.spec, input.features)?;
@@ -171,24 +163,6 @@ fn give(stream: BorrowedFd<'_>, uid: u32) -> std::result::Result<(), Errno> {
     Ok(())
 }
 
-/// The socket between parent and child; messages keep their bounds.
-#[derive(Debug)]
-pub(super) struct Channel {
-    pub(super) parent: OwnedFd,
-    pub(super) child: OwnedFd,
-}
-
-impl Channel {
-    pub(super) fn new() -> Result<Self> {
-        let (parent, child) = fd::socket_pair().doing(|| "make the socket to the child")?;
-        Ok(Self { parent, child })
-    }
-
-    pub(super) fn child_end(&self) -> BorrowedFd<'_> {
-        self.child.as_fd()
-    }
-}
-
 /// One launch, all prepared.
 pub(super) struct Launch<'a> {
     pub(super) id: &'a str,
@@ -248,9 +222,14 @@ pub(super) fn drive(launch: &Launch<'_>, channel: Channel) -> Result<Launched> {
     let mut terminal = None;
     let mut ready = false;
     let mut failed = None;
-    let deadline = Instant::now() + DEADLINE;
+    let wait = Wait::new(parent, || {
+        match launch.cgroup.and_then(Cgroup::standstill) {
+            Some(obstacle) => Err(Error::from(obstacle)),
+            None => Ok(()),
+        }
+    });
     loop {
-        match receive(parent, deadline)? {
+        match wait.receive()? {
             (Some(Message::Forked(pid)), attached) => {
                 let second = Child {
                     pid,
@@ -316,62 +295,5 @@ pub(crate) fn set_oom_score(proc: BorrowedFd<'_>, pid: i32, score: &[u8]) -> Res
             format!("set oom_score_adj to {}", String::from_utf8_lossy(score)),
             errno,
         )),
-    }
-}
-
-/// The next message and its descriptor; none when the last holder of the other end is gone or
-/// has become the program.
-pub(super) fn receive(
-    channel: BorrowedFd<'_>,
-    deadline: Instant,
-) -> Result<(Option<Message>, Option<OwnedFd>)> {
-    let doing = || "hear from the child";
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Error::new(
-                ErrorKind::Exhausted,
-                format!(
-                    "the process has not executed its program within {} s",
-                    DEADLINE.as_secs()
-                ),
-            ));
-        }
-        let timeout =
-            Timespec::try_from(left).map_err(|_| Error::invalid("time-out out of range"))?;
-        let mut polled = [PollFd::from_borrowed_fd(channel, PollFlags::IN)];
-        match poll(&mut polled, Some(&timeout)) {
-            Ok(0) | Err(Errno::INTR) => continue,
-            other => other.doing(doing)?,
-        };
-        let mut bytes = [0_u8; report::SIZE];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let received = match recvmsg(
-            channel,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut ancillary,
-            RecvFlags::CMSG_CLOEXEC,
-        ) {
-            Err(Errno::INTR) => continue,
-            // Told once where the other end was closed with our go-ahead unread, ahead of
-            // what it had sent before.
-            Err(Errno::CONNRESET) => continue,
-            other => other.doing(doing)?,
-        };
-        let attached = ancillary.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
-        if received.bytes == 0 {
-            return Ok((None, None));
-        }
-        return match report::decode(bytes.get(..received.bytes).unwrap_or_default()) {
-            Some(message) => Ok((Some(message), attached)),
-            None => Err(Error::new(
-                ErrorKind::System,
-                "the child sent an unknown message",
-            )),
-        };
     }
 }

@@ -6,13 +6,13 @@
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
 
 use linux_raw_sys::general as raw;
 use rustix::io::Errno;
 use rustix::mount::MountPropagationFlags;
 
-use super::parent::{self, Channel, DEADLINE};
+use super::channel::{Channel, Wait};
+use super::parent;
 use super::relay;
 use super::report::{self, Failure, Message, Note, Stage};
 use crate::cgroup::Cgroup;
@@ -146,9 +146,9 @@ impl Drop for Process {
 
 /// Hears of the process until it is set up; where a second one goes on, that is `process` then.
 fn follow(channel: BorrowedFd<'_>, process: &mut Process) -> Result<()> {
-    let deadline = Instant::now() + DEADLINE;
+    let wait = Wait::new(channel, || Ok(()));
     loop {
-        match parent::receive(channel, deadline)? {
+        match wait.receive()? {
             (Some(Message::Forked(pid)), pidfd) => {
                 let first = std::mem::replace(process, Process { pid, pidfd });
                 // It ends by itself: reaped by the drop.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
 
-use super::client::{Client, Flow, Input, Sink};
+use super::client::{Client, Flow, Input, Leaving, Sink};
 use super::complain;
 use super::event_loop::{Monitor, Timer};
 use super::record::Stream;
@@ -85,7 +85,7 @@ impl Monitor {
     /// The client goes, the container runs on.
     pub(super) fn detach(&mut self, id: &str) {
         if let Some(client) = self.clients.get_mut(id) {
-            client.leaving = true;
+            client.leaving = Some(Leaving::Dismissed);
             let container = client.container.clone();
             self.settle_clients(&container);
         }
@@ -218,7 +218,9 @@ impl Monitor {
 
     /// Follows up on whatever happened to a container's clients.
     pub(super) fn settle_clients(&mut self, container: &str) {
-        for id in self.clients_of(container, |client| client.leaving || client.is_finished()) {
+        for id in self.clients_of(container, |client| {
+            client.leaving.is_some() || client.is_finished()
+        }) {
             self.see_off(&id);
         }
         // One that left may have been the end of the container's stdin, and so of others.
@@ -241,7 +243,7 @@ impl Monitor {
         let Some(client) = self.clients.get_mut(id) else {
             return;
         };
-        if client.leaving {
+        if client.leaving.is_some() {
             client.close_outputs(&mut self.sources);
             self.take_last_input(id);
         }
@@ -269,11 +271,22 @@ impl Monitor {
         let Some(input) = &client.stdin else {
             return;
         };
-        if !input.pending.is_empty() {
+        if !input.pending.is_empty() || client.leaving == Some(Leaving::Vanished) {
             let timer = Timer::Farewell(id.to_owned());
             if !self.deadlines.is_set(&timer) {
                 self.deadlines.set(timer, Instant::now() + FAREWELL);
             }
+            return;
+        }
+        self.end_input(id);
+    }
+
+    /// Takes nothing more from a client.
+    fn end_input(&mut self, id: &str) {
+        let Some(client) = self.clients.get_mut(id) else {
+            return;
+        };
+        if client.stdin.is_none() {
             return;
         }
         client.close_input(&mut self.sources);
@@ -304,22 +317,23 @@ impl Monitor {
         let Some(client) = self.clients.get_mut(id) else {
             return;
         };
-        client.leaving = true;
+        client.leaving = Some(Leaving::Dismissed);
         if client.is_behind() {
             let seconds = FAREWELL.as_secs();
             client.dropped = Some(format!(
                 "it left output unread for {seconds} s after the container's end"
             ));
         }
-        client.close_input(&mut self.sources);
-        self.see_off(id);
+        let container = client.container.clone();
+        self.end_input(id);
+        self.settle_clients(&container);
     }
 
     /// The container was held back long enough: who is still behind is dropped.
     pub(super) fn patience_over(&mut self, container: &str) {
         let clients = self.clients.values_mut();
         for client in clients.filter(|c| c.container == container && c.is_behind()) {
-            client.leaving = true;
+            client.leaving = Some(Leaving::Dismissed);
             client.dropped = Some("it reads more slowly than the container writes".into());
         }
         self.settle_clients(container);

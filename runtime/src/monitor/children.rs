@@ -30,6 +30,9 @@ const MAX_SECCOMP: usize = 4096 * 8;
 /// How often what an exec left behind is looked for while it is moved aside.
 const MOVE_ROUNDS: usize = 4;
 
+const OUT_OF_MEMORY: &str = "the kernel killed a process of the container, which is at its memory \
+                             limit";
+
 /// How long an exec's event waits for the descendants that were killed with it.
 const KILLED: Duration = Duration::from_millis(100);
 
@@ -262,6 +265,7 @@ impl Container {
                 stderr: end(given.stderr)?,
             }
         };
+        let kills = self.cgroup.oom_kills().unwrap_or(u64::MAX);
         let cgroup = self.cgroup.child(&request.id)?;
         let launched = launch::exec(ExecInput {
             id: &request.container,
@@ -274,7 +278,13 @@ impl Container {
             features: &pod.features,
         });
         let started_at = now();
-        let launched = launched.map_err(|error| with_cleanup(error, cgroup.remove()))?;
+        let launched = launched.map_err(|error| {
+            let error = match cgroup.oom_kills().is_ok_and(|now| now > kills) {
+                true => Error::new(ErrorKind::Exhausted, format!("{error}: {OUT_OF_MEMORY}")),
+                false => error,
+            };
+            with_cleanup(error, cgroup.remove())
+        })?;
         let kept = launched.terminal.as_ref().map(ExecTerminal::keep);
         let terminal = kept.transpose().map_err(|error| {
             // It runs already; it is reaped as an orphan.

@@ -40,14 +40,23 @@ pub(super) fn write_some(to: &OwnedFd, mut bytes: &[u8]) -> (usize, Flow) {
     (all, Flow::Free)
 }
 
+/// Why a client goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leaving {
+    /// It closed an end: its input may still be on its way, up to its own end.
+    Vanished,
+    /// It was detached or dropped: what it has sent by now counts.
+    Dismissed,
+}
+
 /// A client of a container.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) container: String,
     pub(super) stdin: Option<Input>,
     pub(super) outputs: Vec<Sink>,
-    /// It is gone or was detached; what it had sent before still goes to the container.
-    pub(super) leaving: bool,
+    /// Set once its outputs are to be closed; what it sent before still goes to the container.
+    pub(super) leaving: Option<Leaving>,
     /// Why it was given up.
     pub(super) dropped: Option<String>,
 }
@@ -81,7 +90,7 @@ impl Client {
             container: container.to_owned(),
             stdin: None,
             outputs: Vec::new(),
-            leaving: false,
+            leaving: None,
             dropped: None,
         }
     }
@@ -115,9 +124,9 @@ impl Client {
             if sink.stream == stream {
                 match sink.offer(piece, shared, sources) {
                     Ok(Flow::Free | Flow::Full) => {}
-                    Ok(Flow::Gone) => self.leaving = true,
+                    Ok(Flow::Gone) => self.leaving = Some(Leaving::Vanished),
                     Err(why) => {
-                        self.leaving = true;
+                        self.leaving = Some(Leaving::Dismissed);
                         self.dropped = Some(why);
                     }
                 }
@@ -134,7 +143,7 @@ impl Client {
             return;
         };
         if interest.intersects(Interest::ERR | Interest::HUP) || sink.flush() == Flow::Gone {
-            self.leaving = true;
+            self.leaving = Some(Leaving::Vanished);
         } else if sink.held.is_empty() {
             if sink.last {
                 let sink = self.outputs.swap_remove(at);
@@ -143,7 +152,7 @@ impl Client {
                 .change(&sink.descriptor, key, Interest::empty())
                 .is_err()
             {
-                self.leaving = true;
+                self.leaving = Some(Leaving::Dismissed);
             }
         }
     }
@@ -343,10 +352,11 @@ mod tests {
         let piece = vec![0; 64 << 10];
         for _ in 0..=MAX_HELD / piece.len() {
             client.deliver(Stream::Stdout, &piece, &mut None, &sources);
-            assert!(!client.leaving);
+            assert!(client.leaving.is_none());
         }
         client.deliver(Stream::Stdout, &piece, &mut None, &sources);
-        assert!(client.leaving && client.dropped.is_some());
+        assert_eq!(client.leaving, Some(Leaving::Dismissed));
+        assert!(client.dropped.is_some());
     }
 
     #[test]
@@ -359,7 +369,8 @@ mod tests {
             panic!("no report");
         };
         client.sink_ready(key, interest, &mut sources);
-        assert!(client.leaving && client.dropped.is_none());
+        assert_eq!(client.leaving, Some(Leaving::Vanished));
+        assert!(client.dropped.is_none());
         client.close_outputs(&mut sources);
         assert!(client.is_finished() && ready(&mut sources).is_empty());
     }

@@ -259,6 +259,32 @@ impl Rig {
         }
     }
 
+    /// Runs an exec with a terminal; returns its master.
+    pub(crate) fn exec_tty(&mut self, id: &str, container: &str, args: &[&str]) -> fs::File {
+        let mut request = self.exec(id, container, args, None);
+        let mut process = process(args);
+        process["terminal"] = true.into();
+        request.process = serde_json::value::to_raw_value(&process).unwrap();
+        let (reply, descriptors) = self.call_with(&Request::Exec(request), &[]).unwrap();
+        assert!(matches!(reply, Reply::ExecStarted(_)), "{reply:?}");
+        let [master] = <[OwnedFd; 1]>::try_from(descriptors).unwrap();
+        master.into()
+    }
+
+    /// Children of the monitor that ended and were not reaped.
+    pub(crate) fn zombies(&self) -> usize {
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let stats = processes.filter_map(|e| fs::read_to_string(e.path().join("stat")).ok());
+        let parent = self.process.pid.to_string();
+        stats
+            .filter(|stat| {
+                let fields = stat.rsplit_once(") ").map(|(_, fields)| fields);
+                let mut fields = fields.unwrap_or_default().split(' ');
+                (fields.next(), fields.next()) == (Some("Z"), Some(parent.as_str()))
+            })
+            .count()
+    }
+
     /// Runs an exec whose stdout goes to a pipe; returns its read end.
     pub(crate) fn exec_out(&mut self, mut request: Exec) -> Result<(ProcessInfo, OwnedFd)> {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
@@ -433,7 +459,7 @@ fn busybox_root(root: &Path) {
     fs::copy("/bin/busybox", &busybox).expect("Debian's busybox-static as /bin/busybox");
     for applet in [
         "sh", "cat", "echo", "sleep", "true", "false", "kill", "setsid", "head", "dd", "tail",
-        "yes", "printf", "ls", "id", "tty", "seq", "tr", "wc", "stty",
+        "yes", "printf", "ls", "id", "tty", "seq", "tr", "wc", "stty", "readlink",
     ] {
         fs::hard_link(&busybox, root.join("bin").join(applet)).unwrap();
     }
