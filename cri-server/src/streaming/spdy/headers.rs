@@ -2,7 +2,7 @@
 //!
 //! Source: SPDY/3 draft, 2.6.10. The stream starts from a dictionary both sides know, and each
 //! block ends with a sync flush. A block is bounded before it is inflated (by the frame) and while
-//! it is (here), and the state of zlib by its window: 40 KiB to read, 140 KiB to write.
+//! it is (here), and the state of zlib by its window: 40 KiB to read, 200 KiB to write.
 #![cfg_attr(
     not(test),
     deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
