@@ -431,6 +431,22 @@ fn answers_that_nobody_fetches_pause_it() {
     assert!(!pair.session.paused());
 }
 
+/// Threat J7; CVE-2023-44487 is the same in HTTP/2.
+#[test]
+fn streams_opened_and_reset_at_speed_make_no_more_owners_than_the_bound() {
+    let mut pair = Pair::new();
+    let mut opened = 0;
+    for index in 0..20_000 {
+        let stream = 2 * index + 1;
+        let mut frames = pair.client.open(stream, &[("streamtype", "data")]);
+        frames.extend(encoded(&Control::RstStream { stream, status: 5 }));
+        opened += pair.receive(&frames).unwrap().len();
+        pair.session.output().clear();
+    }
+    assert_eq!(opened, 2 * limits().streams, "opened and reset");
+    assert!(pair.session.streams.is_empty());
+}
+
 proptest! {
     #[test]
     fn no_script_of_frames_and_commands_breaks_it(
