@@ -7,9 +7,9 @@ use http::header::{CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, UP
 use http::{HeaderMap, Method, Uri};
 
 use super::Ticket;
-use super::spdy;
 use super::token::Tokens;
 use super::upgrade::{self, Carrier, Verb};
+use super::{remotecommand, spdy, websocket};
 
 /// A target's name, which is its corpus' folder, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -21,6 +21,8 @@ pub const TARGETS: &[Target] = &[
     ("spdy-session", spdy::fuzz::session),
     ("upgrade", upgrades),
     ("token", tokens),
+    ("websocket-message", websocket::fuzz::message),
+    ("terminal-sizes", remotecommand::fuzz::sizes),
 ];
 
 /// Upgrades: a path, then header lines. What is accepted fits what was asked for and is answered

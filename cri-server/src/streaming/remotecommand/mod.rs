@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 pub(super) use channels::over_websocket;
+#[cfg(any(test, feature = "_test-fuzz"))]
+pub(super) use size::fuzz;
 pub(super) use spdy::over_spdy;
 
 use super::peer::Peer;

@@ -75,6 +75,31 @@ impl Sizes {
     }
 }
 
+/// What must hold for any bytes.
+#[cfg(any(test, feature = "_test-fuzz"))]
+pub(in super::super) mod fuzz {
+    use super::Sizes;
+
+    /// However the bytes are cut, the last size is the same, and little is kept.
+    pub(in super::super::super) fn sizes(bytes: &[u8]) {
+        let mut whole = Sizes::default();
+        let at_once = whole.last_of(bytes);
+        let (mut cut, mut last) = (Sizes::default(), Ok(None));
+        for byte in bytes {
+            match cut.last_of(std::slice::from_ref(byte)) {
+                Ok(None) => {}
+                Ok(Some(size)) => last = Ok(Some(size)),
+                Err(error) => {
+                    last = Err(error);
+                    break;
+                }
+            }
+            assert!(cut.open.len() <= super::MAX_OBJECT);
+        }
+        assert_eq!(at_once, last);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

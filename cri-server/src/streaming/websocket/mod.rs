@@ -32,5 +32,33 @@ where
     WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
 }
 
+/// What must hold for any message.
+#[cfg(any(test, feature = "_test-fuzz"))]
+pub(super) mod fuzz {
+    use bytes::Bytes;
+    use tokio_tungstenite::tungstenite::Message;
+
+    use super::super::upgrade::Encoding;
+    use super::switch::{Incoming, decode, encode};
+
+    /// Read in each encoding; what carries data is the same once written again.
+    pub(in super::super) fn message(bytes: &[u8]) {
+        let binary = Message::Binary(Bytes::copy_from_slice(bytes));
+        let text = std::str::from_utf8(bytes).unwrap_or_default();
+        for (encoding, message) in [
+            (Encoding::Binary, binary),
+            (Encoding::Base64, Message::Text(text.into())),
+        ] {
+            for close_signal in [false, true] {
+                let read = decode(encoding, close_signal, message.clone());
+                if let Incoming::Data(channel, payload) = &read {
+                    let again = decode(encoding, close_signal, encode(encoding, *channel, payload));
+                    assert_eq!(read, again);
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;
