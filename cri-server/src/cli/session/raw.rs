@@ -16,7 +16,7 @@ impl Raw {
         let before = tcgetattr(io::stdin()).context("ask for the terminal's modes")?;
         let mut modes = before.clone();
         modes.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Flush, &modes).context("make the terminal raw")?;
+        tcsetattr(io::stdin(), OptionalActions::Now, &modes).context("make the terminal raw")?;
         Ok(Self { before })
     }
 }
