@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use bulkhead_proto::runtime::v1::{
-    CgroupDriver, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfigResponse,
-    RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusResponse,
-    VersionResponse,
+    CgroupDriver, LinuxContainerResources, LinuxRuntimeConfiguration, RuntimeCondition,
+    RuntimeConfigResponse, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus,
+    StatusResponse, VersionResponse,
 };
 use serde_json::json;
 
@@ -100,8 +100,32 @@ pub fn pod(pod: &PodRecord) -> String {
         "network": pod.network,
         "cgroup": pod.cgroup,
         "runtimeHandler": pod.runtime_handler,
+        "overhead": pod.overhead.as_ref().map(|figures| resources(figures)),
+        "resources": pod.resources.as_ref().map(|figures| resources(figures)),
     })
     .to_string()
+}
+
+/// Figures as the CRI's JSON spells them; those that aren't set are left out.
+fn resources(figures: &LinuxContainerResources) -> serde_json::Value {
+    let numbers = [
+        ("cpuPeriod", figures.cpu_period),
+        ("cpuQuota", figures.cpu_quota),
+        ("cpuShares", figures.cpu_shares),
+        ("memoryLimitInBytes", figures.memory_limit_in_bytes),
+        ("memorySwapLimitInBytes", figures.memory_swap_limit_in_bytes),
+    ];
+    let words = [
+        ("cpusetCpus", &figures.cpuset_cpus),
+        ("cpusetMems", &figures.cpuset_mems),
+    ];
+    let numbers = numbers.into_iter().filter(|(_, number)| *number != 0);
+    let words = words.into_iter().filter(|(_, word)| !word.is_empty());
+    numbers
+        .map(|(name, number)| (name.to_owned(), json!(number)))
+        .chain(words.map(|(name, word)| (name.to_owned(), json!(word))))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// Verbose information about a container; node software reads `pid` and `runtimeSpec`.

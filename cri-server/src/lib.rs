@@ -1,5 +1,6 @@
 //! The daemon and the command line behind `bulkhead`: CRI services, images, network, records.
 
+pub mod cdi;
 pub mod cli;
 pub mod clock;
 pub mod config;

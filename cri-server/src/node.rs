@@ -13,6 +13,7 @@ use crate::monitor::Monitors;
 use crate::network::Network;
 use crate::ops::inflight::Inflight;
 use crate::ops::tasks::Tasks;
+use crate::ops::turns::Turns;
 use crate::records::{ContainerKey, Records};
 use crate::request::sandbox::SandboxKey;
 use crate::security::apparmor::load::AppArmor;
@@ -47,6 +48,8 @@ pub struct Node {
     pub creations: Inflight<ContainerKey, String>,
     /// Graceful stops in progress.
     pub stops: Stops,
+    /// Starts and changes of limits, one at a time per container.
+    pub turns: Turns,
     /// Stopping and removing in flight, by verb and id.
     pub endings: Inflight<String, ()>,
     /// The default AppArmor profile and the list of those loaded.

@@ -156,6 +156,10 @@ async fn sweep(node: &NodeHandle) -> Result<(), Failure> {
     let mut holders = BTreeMap::new();
     for container in snapshot.containers() {
         holders.insert(container.id.clone(), container.image_id.parse()?);
+        for (index, image) in container.images.values().enumerate() {
+            let holder = format!("{}/{index}", container.id);
+            holders.insert(holder, image.id.parse()?);
+        }
     }
     node.images.gc(holders).await?;
     let folder = node.config.state.join("pods");

@@ -10,8 +10,10 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 use rustix::mount::{fsconfig_set_fd, fsconfig_set_string};
+use serde::{Deserialize, Serialize};
 
 use crate::attic::Attic;
 use crate::error::{Doing, Error, ErrorKind, Result};
@@ -38,9 +40,78 @@ pub enum Rootfs<'a> {
     Directory(&'a Path),
 }
 
+/// An image whose files a container has as a volume (CRI `Mount.image`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// Where, in the container: the destination of one of the spec's mounts, whose options count and
+    /// whose source doesn't.
+    pub destination: PathBuf,
+    /// The image's layers, topmost first.
+    pub lower: Vec<PathBuf>,
+    /// What of it, instead of all; relative to its root.
+    pub sub_path: Option<PathBuf>,
+}
+
+impl ImageVolume {
+    /// The detached mount: read-only, without devices. Links in the sub path are followed inside the
+    /// image. A part of a detached overlay can be had since Linux 6.15.
+    pub fn build(&self, features: &Features) -> Result<OwnedFd> {
+        self.build_for(None, features)
+    }
+
+    /// The same for a container, in a user namespace or not.
+    pub(crate) fn build_for(
+        &self,
+        mapped: Option<Mapped<'_>>,
+        features: &Features,
+    ) -> Result<OwnedFd> {
+        let attributes = mount::RDONLY | mount::NODEV;
+        let Some(sub_path) = &self.sub_path else {
+            return view(&self.lower, mapped, attributes, features);
+        };
+        let doing = || format!("find {} in the image", sub_path.display());
+        let whole = match self.lower.as_slice() {
+            [only] => open_layer(only)?,
+            layers => view(layers, mapped, attributes, features)?,
+        };
+        let place = openat2(
+            &whole,
+            sub_path.as_path(),
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        )
+        .doing(doing)?;
+        if self.lower.len() != 1 && !features.clone_detached {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!(
+                    "{}: a part of an image of several layers needs Linux 6.15",
+                    doing()
+                ),
+            ));
+        }
+        let tree = mount::clone_tree(place.as_fd(), c"", false).doing(doing)?;
+        if let (Some(mapped), [_]) = (mapped, self.lower.as_slice()) {
+            user_namespace::map_mount(tree.as_fd(), false, mapped.namespace, doing)?;
+        }
+        make_private(tree.as_fd(), attributes).doing(doing)?;
+        Ok(tree)
+    }
+}
+
 /// A detached view of layers that can't be written to, for reading users and seeding volumes.
 pub fn read_only(lower: &[PathBuf], features: &Features) -> Result<OwnedFd> {
     let attributes = mount::RDONLY | mount::NOSUID | mount::NODEV | mount::NOEXEC;
+    view(lower, None, attributes, features)
+}
+
+fn view(
+    lower: &[PathBuf],
+    mapped: Option<Mapped<'_>>,
+    attributes: u64,
+    features: &Features,
+) -> Result<OwnedFd> {
     match lower {
         [] => {
             let context = mount::open_filesystem(c"tmpfs").doing(|| "open tmpfs")?;
@@ -48,17 +119,15 @@ pub fn read_only(lower: &[PathBuf], features: &Features) -> Result<OwnedFd> {
                 .doing(|| "make the view of an image without layers")
         }
         [only] => {
-            let tree = clone_directory(only)?;
-            let attributes = Attributes {
-                set: attributes,
-                clear: 0,
-                propagation: libc::MS_PRIVATE,
+            let tree = match mapped {
+                Some(mapped) => map_layer(only, mapped)?,
+                None => clone_directory(only)?,
             };
-            mount::set_attributes(tree.as_fd(), false, attributes)
+            make_private(tree.as_fd(), attributes)
                 .doing(|| format!("make the view of layer {} read-only", only.display()))?;
             Ok(tree)
         }
-        layers => overlay(layers, None, None, None, attributes, features),
+        layers => overlay(layers, None, None, mapped, attributes, features),
     }
 }
 
@@ -73,6 +142,15 @@ pub(crate) struct Mapped<'a> {
     pub(crate) root: (u32, u32),
     /// Where layers are attached for kernels that need it.
     pub(crate) attic: Option<&'a Attic>,
+}
+
+fn make_private(tree: BorrowedFd<'_>, set: u64) -> std::result::Result<(), Errno> {
+    let attributes = Attributes {
+        set,
+        clear: 0,
+        propagation: libc::MS_PRIVATE,
+    };
+    mount::set_attributes(tree, false, attributes)
 }
 
 /// The detached root mount of a container. Written to until the caller makes it read-only.
@@ -93,11 +171,7 @@ pub(crate) fn build(
                 give(open_layer(directory)?.as_fd(), directory, mapped.root)?;
             }
             let tree = clone_directory(directory)?;
-            let private = Attributes {
-                propagation: libc::MS_PRIVATE,
-                ..Attributes::default()
-            };
-            mount::set_attributes(tree.as_fd(), false, private)
+            make_private(tree.as_fd(), 0)
                 .doing(|| format!("make the root {} private", directory.display()))?;
             Ok(tree)
         }

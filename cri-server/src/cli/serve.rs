@@ -20,6 +20,7 @@ use crate::network::{Network, NetworkSettings};
 use crate::node::{Node, NodeHandle};
 use crate::ops::inflight::Inflight;
 use crate::ops::tasks::Tasks;
+use crate::ops::turns::Turns;
 use crate::pod::supervise;
 use crate::records::Records;
 use crate::security::apparmor::load::AppArmor;
@@ -123,6 +124,7 @@ async fn open(
         runs: Inflight::new(tasks.clone()),
         creations: Inflight::new(tasks.clone()),
         stops: Stops::default(),
+        turns: Turns::default(),
         endings: Inflight::new(tasks.clone()),
         seccomp: SeccompCache::default(),
         stats: StatsCache::default(),

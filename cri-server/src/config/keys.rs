@@ -104,6 +104,10 @@ pub(super) const KEYS: &[Key] = &[
         "capabilities.default",
         "restricted (nine capabilities) or conventional (fourteen).",
     ),
+    key(
+        "cdi.directories",
+        "Directories with vendors' device files (CDI); a later one counts before an earlier one.",
+    ),
     key("cgroup.driver", "cgroupfs."),
     key("cgroup.parent", "Cgroup of pods whose request names none."),
     key(

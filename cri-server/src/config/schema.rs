@@ -21,6 +21,7 @@ pub struct Config {
     pub images: Images,
     pub seccomp: Seccomp,
     pub capabilities: Capabilities,
+    pub cdi: Cdi,
     pub cgroup: Cgroup,
     pub user_namespaces: UserNamespaces,
     pub rlimits: Rlimits,
@@ -43,6 +44,7 @@ impl Default for Config {
             images: Images::default(),
             seccomp: Seccomp::default(),
             capabilities: Capabilities::default(),
+            cdi: Cdi::default(),
             cgroup: Cgroup::default(),
             user_namespaces: UserNamespaces::default(),
             rlimits: Rlimits::default(),
@@ -330,6 +332,22 @@ impl Default for UserNamespaces {
         Self {
             first_id: 65_536,
             ids: 4_294_836_224,
+        }
+    }
+}
+
+/// Where vendors say what their devices need (Container Device Interface).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Cdi {
+    pub directories: Vec<PathBuf>,
+}
+
+impl Default for Cdi {
+    fn default() -> Self {
+        // The specification's two, in its order.
+        Self {
+            directories: ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
         }
     }
 }

@@ -9,9 +9,9 @@ use bulkhead_proto::runtime::v1::{ContainerConfig, LinuxContainerResources};
 use bulkhead_runtime::rootfs;
 use bulkhead_runtime::users::{self, Identity};
 
-use super::facts;
 use super::remove::erase;
 use super::start::seccomp_program;
+use super::{facts, images};
 use crate::clock::now;
 use crate::failure::{Doing, Failure};
 use crate::image::{Image, seed_volume};
@@ -26,7 +26,7 @@ use crate::security::seccomp;
 use crate::spec::container::{ContainerInputs, ContainerSpec};
 use crate::spec::mounts::Files;
 use crate::spec::security::Settings;
-use crate::{request, spec};
+use crate::{cdi, request, spec};
 
 /// Makes the container and returns its id. An equal request gets the container that was made for
 /// it until it is started: whether an answer arrived, nobody here can know.
@@ -43,7 +43,9 @@ pub async fn create(
     let parsed = request::container::parse(&config, &sandbox)?;
     let image = find_image(&node, &parsed)?;
     let id = fresh_id();
-    let record = intent(&id, &pod, config, &image);
+    let volumes = images::find(&node, &parsed)?;
+    let mut record = intent(&id, &pod, config, &image);
+    record.images = images::recorded(&record.config, &parsed, &volumes);
     let cgroup = record.cgroup.clone();
     if let Some(existing) = take_name(&node, record).await? {
         return Ok(existing);
@@ -56,6 +58,7 @@ pub async fn create(
         sandbox,
         request: parsed,
         image,
+        image_volumes: volumes,
     };
     let pod = work.pod.id.clone();
     if let Err(failure) = make(work).await {
@@ -96,6 +99,7 @@ fn intent(id: &str, pod: &PodRecord, config: ContainerConfig, image: &Image) -> 
         cgroup: format!("{}/{id}", pod.cgroup),
         stop_signal: Signal::TERM,
         resources: Stored::default(),
+        images: std::collections::BTreeMap::new(),
     }
 }
 
@@ -147,6 +151,9 @@ fn claim(draft: &mut Draft, record: ContainerRecord) -> Result<Option<String>, F
 async fn make(work: Work) -> Result<(), Failure> {
     let (node, id) = (work.node.clone(), work.id.clone());
     node.images.hold(&work.image.id, &id)?;
+    for (index, image) in &work.image_volumes {
+        node.images.hold(&image.id, &format!("{id}/{index}"))?;
+    }
     let writable = node.images.writable(&id, &work.image.id).await?;
     let layers = node.images.layers(&work.image.id)?;
     let volumes = writable.upper.with_file_name("volumes");
@@ -183,6 +190,8 @@ struct Work {
     sandbox: SandboxRequest,
     request: ContainerRequest,
     image: Arc<Image>,
+    /// Images to be mounted, by the mount's place in the request.
+    image_volumes: images::Images,
 }
 
 struct Made {
@@ -203,8 +212,16 @@ impl Work {
     ) -> Result<Made, Failure> {
         let root = rootfs::read_only(layers, &self.node.features)?;
         let user = spec::process::user_spec(&self.request, &self.image.config);
-        let identity = users::resolve(root.as_fd(), &user)?;
-        let built = self.build(&identity, volumes, apparmor)?;
+        let mut identity = users::resolve(root.as_fd(), &user)?;
+        let mut request = self.request.clone();
+        let devices = cdi::resolve(&self.node.config.cdi.directories, &request.cdi_devices)?;
+        for group in cdi::merge(&devices, &mut request)? {
+            if !identity.groups.contains(&group) {
+                identity.groups.push(group);
+            }
+        }
+        let built = self.build(&request, &identity, volumes, apparmor)?;
+        images::try_out(&self.node, &self.request, &self.image_volumes)?;
         if !built.unknown_syscalls.is_empty() {
             tracing::warn!(names = ?built.unknown_syscalls, "the seccomp profile names unknown calls");
         }
@@ -221,13 +238,15 @@ impl Work {
         })
     }
 
+    /// `request` is the client's with what its CDI devices need.
     fn build(
         &self,
+        request: &ContainerRequest,
         identity: &Identity,
         volumes: &Path,
         apparmor: Option<Policy>,
     ) -> Result<ContainerSpec, Failure> {
-        let (node, request) = (&self.node, &self.request);
+        let node = &self.node;
         let shared = PodFiles::of(&node.pod_directory(&self.pod.id));
         let settings = Settings {
             capabilities: node.config.capabilities.default,

@@ -41,17 +41,20 @@ pub(super) fn mount_table() -> Result<MountTable, Failure> {
     Ok(MountTable::parse(&text))
 }
 
-/// The source of each mount with the links of the node followed. A missing one becomes a directory,
-/// as with the peers: pods rely on it.
+/// The source of each mount with the links of the node followed; empty for an image. A missing one
+/// becomes a directory, as with the peers: pods rely on it.
 pub(super) fn mount_sources(mounts: &[MountRequest]) -> Result<Vec<PathBuf>, Failure> {
     mounts
         .iter()
         .enumerate()
         .map(|(index, mount)| {
+            if mount.image.is_some() {
+                return Ok(PathBuf::new());
+            }
             let path = &mount.host_path;
             let doing = format!("mounts[{index}].host_path {}", path.display());
             match path.canonicalize() {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && !mount.must_exist => {
                     let mut builder = std::fs::DirBuilder::new();
                     builder
                         .recursive(true)
@@ -81,6 +84,9 @@ pub(super) fn devices(requests: &[DeviceRequest]) -> Result<Vec<HostDevice>, Fai
             &mut found,
         )
         .map_err(|failure| failure.context(&field))?;
+        for device in found.iter_mut().skip(before) {
+            changed(device, request);
+        }
         if found.len() == before {
             return Err(Failure::invalid(format!(
                 "{field}: neither a device nor a directory of some"
@@ -88,6 +94,17 @@ pub(super) fn devices(requests: &[DeviceRequest]) -> Result<Vec<HostDevice>, Fai
         }
     }
     Ok(found)
+}
+
+/// What a request says of a device goes before what the node has.
+fn changed(device: &mut HostDevice, request: &DeviceRequest) {
+    let number = request.number;
+    device.block = number.block.unwrap_or(device.block);
+    device.major = number.major.unwrap_or(device.major);
+    device.minor = number.minor.unwrap_or(device.minor);
+    device.mode = request.mode.unwrap_or(device.mode);
+    device.uid = request.uid.unwrap_or(device.uid);
+    device.gid = request.gid.unwrap_or(device.gid);
 }
 
 /// Every device of the node, for privileged containers.

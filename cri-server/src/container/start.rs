@@ -10,6 +10,7 @@ use bulkhead_runtime::monitor::wire::{
 
 use oci_spec::runtime::LinuxSeccomp;
 
+use super::images;
 use crate::clock::now;
 use crate::failure::{Doing, Failure};
 use crate::node::NodeHandle;
@@ -26,6 +27,8 @@ const NEVER_STARTED: i32 = 128;
 /// In any other state than CREATED, and when the start fails: the container is EXITED then, with
 /// reason `StartError`.
 pub async fn start(node: NodeHandle, id: String) -> Result<(), Failure> {
+    // Limits may be changing, which changes the spec.
+    let _turn = node.turns.take(&id).await;
     let claimed = id.clone();
     // Not written: what came of a start that was interrupted, its monitor knows.
     let container = node
@@ -89,6 +92,7 @@ async fn launch(node: &NodeHandle, container: &ContainerRecord) -> Result<Proces
         container: container.id.clone(),
         spec: serde_json::value::RawValue::from_string(spec).doing("read the OCI spec")?,
         rootfs: rootfs(node, container)?,
+        images: images::of(node, container)?,
         log: log_target(node, container)?,
         stdin: container.config.stdin,
         stdin_once: container.config.stdin_once,

@@ -217,7 +217,8 @@ impl Catalog {
         Ok(())
     }
 
-    /// Notes that `holder` uses the image's content.
+    /// Notes that `holder` uses the image's content: a container's id, and `/` with a number of its own
+    /// for each further image.
     pub(crate) fn hold(&self, id: &ImageId, holder: &str) -> Result<(), Failure> {
         let mut state = lock(&self.state);
         if !state.content.images.contains_key(id) {
@@ -227,10 +228,12 @@ impl Catalog {
         Ok(())
     }
 
-    /// Ends the hold of `holder`, if it has one, and lets go what only it kept.
-    pub(crate) fn release(&self, holder: &str) -> Result<(), Failure> {
+    /// Ends all holds of a container, if it has some, and lets go what only they kept.
+    pub(crate) fn release(&self, container: &str) -> Result<(), Failure> {
         let mut state = lock(&self.state);
-        if state.holds.remove(holder).is_none() {
+        let before = state.holds.len();
+        state.holds.retain(|holder, _| owner(holder) != container);
+        if state.holds.len() == before {
             return Ok(());
         }
         self.collect(&mut state)?;
@@ -447,6 +450,11 @@ impl Snapshot {
             (None, _) => Ok(None),
         }
     }
+}
+
+/// Whose a hold is.
+fn owner(holder: &str) -> &str {
+    holder.split('/').next().unwrap_or(holder)
 }
 
 /// Makes renames within `path` durable.

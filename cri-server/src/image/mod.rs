@@ -113,13 +113,14 @@ impl ImageStore {
             .await
     }
 
-    /// Keeps an image's content for `holder` (a container's id) until released. Not durable: the
-    /// containers' records say which images they use, and [`ImageStore::gc`] is told at start.
+    /// Keeps an image's content for `holder` until released: a container's id, and `/` with a number for each
+    /// image it mounts. Not durable: the containers' records say which images they use, and
+    /// [`ImageStore::gc`] is told at start.
     pub fn hold(&self, id: &ImageId, holder: &str) -> Result<(), Failure> {
         self.0.catalog.hold(id, holder)
     }
 
-    /// Ends the hold of `holder`; none is fine.
+    /// Ends all holds of a container; none is fine.
     pub async fn release(&self, holder: &str) -> Result<(), Failure> {
         let holder = holder.to_owned();
         self.blocking(move |store| store.catalog.release(&holder))

@@ -1,5 +1,6 @@
 //! What is recorded of a container.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bulkhead_proto::runtime::v1::{ContainerConfig, ContainerMetadata, LinuxContainerResources};
@@ -101,6 +102,20 @@ pub struct ContainerRecord {
     pub stop_signal: Signal,
     /// The limits in force.
     pub resources: Stored<LinuxContainerResources>,
+    /// Images mounted as volumes, by the path in the container as the client sent it.
+    #[serde(default)]
+    pub images: BTreeMap<String, MountedImage>,
+}
+
+/// An image mounted as a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    /// The image's id.
+    pub id: String,
+    /// Where, in the container.
+    pub destination: PathBuf,
+    /// What of it; none is all.
+    pub sub_path: Option<PathBuf>,
 }
 
 /// What makes a container unique among those of its pod.
@@ -206,6 +221,7 @@ mod tests {
             cgroup: String::new(),
             stop_signal: Signal::TERM,
             resources: Stored::default(),
+            images: BTreeMap::new(),
         }
     }
 

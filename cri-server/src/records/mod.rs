@@ -15,7 +15,7 @@ mod stored;
 #[cfg(test)]
 mod tests;
 
-pub use container::{ContainerKey, ContainerRecord, ContainerState, ExitReason};
+pub use container::{ContainerKey, ContainerRecord, ContainerState, ExitReason, MountedImage};
 pub use pod::{MonitorRecord, PodRecord, PodState};
 pub use snapshot::{Draft, Snapshot};
 pub use stored::Stored;

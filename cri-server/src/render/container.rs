@@ -2,7 +2,7 @@
 
 use bulkhead_proto::runtime::v1::{
     Container, ContainerResources, ContainerState as CriState, ContainerStatus, ContainerUser,
-    ImageSpec, LinuxContainerUser,
+    ImageSpec, LinuxContainerUser, Mount,
 };
 
 use crate::records::{ContainerRecord, ContainerState};
@@ -62,7 +62,7 @@ pub fn status(container: &ContainerRecord, image_name: Option<&str>) -> Containe
         message: container.message.clone(),
         labels: container.config.labels.clone(),
         annotations: container.config.annotations.clone(),
-        mounts: container.config.mounts.clone(),
+        mounts: mounts(container),
         log_path: log_path(container),
         resources: Some(ContainerResources {
             linux: Some(container.resources.0.clone()),
@@ -74,6 +74,20 @@ pub fn status(container: &ContainerRecord, image_name: Option<&str>) -> Containe
         }),
         stop_signal: container.stop_signal.to_cri().into(),
     }
+}
+
+/// As asked for; an image by its id, which the kubelet compares with those of ListImages before it
+/// removes one.
+fn mounts(container: &ContainerRecord) -> Vec<Mount> {
+    let mut mounts = container.config.mounts.clone();
+    for mount in &mut mounts {
+        let mounted = container.images.get(&mount.container_path);
+        if let (Some(image), Some(mounted)) = (&mut mount.image, mounted) {
+            image.image.clone_from(&mounted.id);
+            image.image_ref.clone_from(&mounted.id);
+        }
+    }
+    mounts
 }
 
 fn log_path(container: &ContainerRecord) -> String {

@@ -10,7 +10,8 @@ use super::image::ImageRequest;
 use super::mount::{DeviceRequest, MountRequest, Propagation};
 use super::namespaces::{Namespaces, Of, Pid, Sharing};
 use super::security::ContainerSecurity;
-use super::{Resources, SandboxRequest, Signal, invalid, text, unsupported};
+use super::{Resources, SandboxRequest, Signal, invalid, text};
+use crate::cdi::DeviceName;
 use crate::failure::Failure;
 
 /// What identifies a container within its sandbox. Never part of a path (threat I4).
@@ -41,6 +42,8 @@ pub struct ContainerRequest {
     pub mounts: Vec<MountRequest>,
     /// Devices as asked.
     pub devices: Vec<DeviceRequest>,
+    /// Devices by the names of vendors' files.
+    pub cdi_devices: Vec<DeviceName>,
     /// Labels, verbatim.
     pub labels: BTreeMap<String, String>,
     /// Annotations, verbatim. None has a meaning to us (threat I3).
@@ -98,12 +101,6 @@ pub fn parse(
             "the pod sandbox was not made for privileged containers",
         ));
     }
-    if !config.cdi_devices.is_empty() {
-        return Err(unsupported(
-            "CDI_devices",
-            "CDI is not provided by this version; name device files in devices instead",
-        ));
-    }
     let image = config
         .image
         .as_ref()
@@ -120,6 +117,7 @@ pub fn parse(
         envs: envs(&config.envs)?,
         mounts: mounts(&config.mounts, sandbox)?,
         devices: devices(&config.devices)?,
+        cdi_devices: cdi_devices(config)?,
         labels: text::map("labels", &config.labels)?,
         annotations: text::map("annotations", &config.annotations)?,
         log_path: text::relative_path("log_path", &config.log_path)?,
@@ -312,6 +310,37 @@ fn devices(list: &[v1::Device]) -> Result<Vec<DeviceRequest>, Failure> {
         .enumerate()
         .map(|(index, device)| DeviceRequest::parse(&format!("devices[{index}]"), device))
         .collect()
+}
+
+/// Names in the field, each once. Annotations with devices of it come along from some device plugins
+/// and say nothing new; one that names others is refused, because annotations widen nothing (I3).
+fn cdi_devices(config: &v1::ContainerConfig) -> Result<Vec<DeviceName>, Failure> {
+    const ANNOTATION: &str = "cdi.k8s.io/";
+    text::bounded("CDI_devices", &config.cdi_devices)?;
+    let mut names: Vec<DeviceName> = Vec::new();
+    for (index, device) in config.cdi_devices.iter().enumerate() {
+        let field = format!("CDI_devices[{index}].name");
+        let name = text::plain(&field, &device.name, text::NAME)?;
+        let name = DeviceName::parse(&name)
+            .map_err(|why| invalid(&field, format_args!("\"{name}\" {why}")))?;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    for (key, value) in &config.annotations {
+        if !key.starts_with(ANNOTATION) {
+            continue;
+        }
+        let known =
+            |part: &str| DeviceName::parse(part.trim()).is_ok_and(|device| names.contains(&device));
+        if !value.split(',').all(known) {
+            return Err(invalid(
+                &format!("annotations[\"{}\"]", shown(key)),
+                "names CDI devices that CDI_devices doesn't: only those are used",
+            ));
+        }
+    }
+    Ok(names)
 }
 
 #[cfg(test)]

@@ -74,7 +74,9 @@ const MESSAGES: &[Message] = &[
         (Honoured, &["container_id", "verbose"]),
     ]),
     ("UpdateContainerResourcesRequest", &[
-        (Unserved, &["container_id", "linux", "windows", "annotations"]),
+        (Honoured, &["container_id", "linux"]),
+        (Information("unknown ones are passed over, and all are"), &["annotations"]),
+        (NoMeaning("Windows"), &["windows"]),
     ]),
     ("ReopenContainerLogRequest", &[
         (Honoured, &["container_id"]),
@@ -153,10 +155,9 @@ const MESSAGES: &[Message] = &[
         (Honoured, &["id", "state", "label_selector"]),
     ]),
     ("ContainerConfig", &[
-        (Honoured, &["metadata", "image", "command", "args", "working_dir", "envs", "mounts", "devices", "labels", "log_path", "stdin", "stdin_once", "tty", "linux", "stop_signal"]),
+        (Honoured, &["metadata", "image", "command", "args", "working_dir", "envs", "mounts", "devices", "CDI_devices", "labels", "log_path", "stdin", "stdin_once", "tty", "linux", "stop_signal"]),
         (Information("kept verbatim, none has a meaning to us"), &["annotations"]),
         (NoMeaning("Windows"), &["windows"]),
-        (Refused("CDI"), &["CDI_devices"]),
     ]),
     ("ContainerFilter", &[
         (Honoured, &["id", "state", "pod_sandbox_id", "label_selector"]),
@@ -214,9 +215,8 @@ const MESSAGES: &[Message] = &[
         (Honoured, &["key", "value"]),
     ]),
     ("Mount", &[
-        (Honoured, &["container_path", "host_path", "readonly", "propagation", "recursive_read_only", "mount_options", "uidMappings", "gidMappings"]),
+        (Honoured, &["container_path", "host_path", "readonly", "propagation", "recursive_read_only", "mount_options", "uidMappings", "gidMappings", "image", "image_sub_path"]),
         (Refused("on a node with SELinux; without it the CRI has it ignored"), &["selinux_relabel"]),
-        (Refused("image volumes"), &["image", "image_sub_path"]),
     ]),
     ("Device", &[
         (Honoured, &["container_path", "host_path", "permissions"]),
@@ -228,7 +228,7 @@ const MESSAGES: &[Message] = &[
         (NoMeaning("Windows"), &["resources", "security_context"]),
     ]),
     ("CDIDevice", &[
-        (Refused("CDI"), &["name"]),
+        (Honoured, &["name"]),
     ]),
     ("ContainerStateValue", &[
         (Honoured, &["state"]),

@@ -30,12 +30,7 @@ pub use resources::Resources;
 pub use sandbox::SandboxRequest;
 pub use signal::Signal;
 
-use crate::failure::{Class, Failure};
-
-/// A field that is understood and not provided: names it, why, and the way out.
-fn unsupported(field: &str, reason: &str) -> Failure {
-    Failure::new(Class::Unsupported, format!("{field}: {reason}"))
-}
+use crate::failure::Failure;
 
 /// A field whose value can't be meant: names it and why.
 fn invalid(field: &str, reason: impl std::fmt::Display) -> Failure {

@@ -341,9 +341,16 @@ impl RuntimeService for Service {
 
     async fn update_container_resources(
         &self,
-        _request: Request<UpdateContainerResourcesRequest>,
+        request: Request<UpdateContainerResourcesRequest>,
     ) -> Answered<UpdateContainerResourcesResponse> {
-        Err(unserved("UpdateContainerResources"))
+        rpc("UpdateContainerResources", async {
+            let request = request.into_inner();
+            let id = self.container_id(&request.container_id)?;
+            let work = container::update::update(self.node.clone(), id, request);
+            self.detached("UpdateContainerResources", work).await?;
+            Ok(UpdateContainerResourcesResponse {})
+        })
+        .await
     }
 
     async fn reopen_container_log(

@@ -201,6 +201,20 @@ fn one(request: &MountRequest, source: &Path, table: &MountTable) -> Result<Moun
             "mounts: /proc is the container's own; mount the node's elsewhere, such as /host/proc",
         ));
     }
+    if let Some(image) = &request.image {
+        let mode = if request.recursive_read_only {
+            "rro"
+        } else {
+            "ro"
+        };
+        let mut options = vec!["rprivate", mode];
+        options.extend(request.options.iter().map(String::as_str));
+        return Ok(bind(
+            &request.container_path,
+            &image_source(&image.reference),
+            &options,
+        ));
+    }
     let peer = table.containing(source);
     let (shared, slave) = peer.map_or((false, false), |mount| (mount.shared, mount.slave));
     let needs = |what: &str, how: &str| {
@@ -240,6 +254,12 @@ fn mapped(mut mount: Mount, maps: Option<&IdMaps>) -> Mount {
             .set_gid_mappings(Some(gids));
     }
     mount
+}
+
+/// What stands in the spec as the source of an image: a path that can't exist, so that a launcher
+/// that is not told of the image mounts nothing else in its place.
+fn image_source(reference: &str) -> PathBuf {
+    PathBuf::from(format!("/dev/null/image/{reference}"))
 }
 
 /// Propagation inside the container's tree can't be stronger than the root's.

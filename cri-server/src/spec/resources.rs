@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use bulkhead_runtime::error::ErrorKind;
 use bulkhead_runtime::plan::cgroup::{self, Placement};
 use oci_spec::runtime::{
-    LinuxCpu, LinuxDeviceCgroup, LinuxHugepageLimit, LinuxMemory, LinuxResources,
+    LinuxCpu, LinuxDeviceCgroup, LinuxHugepageLimit, LinuxMemory, LinuxResources, Spec,
 };
 
-use crate::failure::{Class, Failure};
+use crate::failure::{Class, Doing as _, Failure};
 use crate::request::Resources;
 
 /// The resources of a new container, device rules included.
@@ -24,26 +24,85 @@ pub fn create(
     Ok(linux)
 }
 
-/// The resources an update sets over those in force. Only what the update names is in the result,
-/// but for swap: what is unset follows a new memory limit, so that "no swap" stays true.
+/// What an update changes, and the limits that are in force then. Swap that was never limited by
+/// itself goes with memory ("no swap" stays true), and one that a raised memory limit would exceed is
+/// raised with it; v1's order of writes is the launcher's (case Q1).
 pub fn update(
     current: &Resources,
     update: &Resources,
     node: &dyn Placement,
-) -> Result<LinuxResources, Failure> {
-    let merged = current.updated(update);
+) -> Result<(LinuxResources, Resources), Failure> {
+    let mut merged = current.updated(update);
     if let (Some(memory), Some(swap)) = (merged.memory_limit, merged.memory_swap_limit)
-        && swap != -1
-        && (memory == -1 || swap < memory)
+        && is_more(memory, swap)
     {
-        return Err(Failure::invalid(format!(
-            "linux.memory_swap_limit_in_bytes: {swap} is memory and swap together, less than the \
-             memory limit {memory}"
-        )));
+        if update.memory_swap_limit.is_some() {
+            return Err(Failure::invalid(format!(
+                "linux.memory_swap_limit_in_bytes: {swap} is memory and swap together, less than \
+                 the memory limit {memory}"
+            )));
+        }
+        merged.memory_swap_limit = Some(memory);
     }
-    let linux = map(update);
+    let linux = map(&with_both_memory_limits(update, &merged));
     check(&linux, node)?;
-    Ok(linux)
+    Ok((linux, merged))
+}
+
+/// What takes an update back: the limits that were in force, or none where there was none. CPU sets
+/// that were never set stay: there is no word for "all".
+pub fn undo(current: &Resources, update: &Resources) -> LinuxResources {
+    const NONE: i64 = -1;
+    const SHARES: u64 = 1024;
+    const PERIOD: u64 = 100_000;
+    let back = Resources {
+        cpu_period: update.cpu_period.and(current.cpu_period.or(Some(PERIOD))),
+        cpu_quota: update.cpu_quota.and(current.cpu_quota.or(Some(NONE))),
+        cpu_shares: update.cpu_shares.and(current.cpu_shares.or(Some(SHARES))),
+        memory_limit: update.memory_limit.and(current.memory_limit.or(Some(NONE))),
+        memory_swap_limit: update.memory_swap_limit.and(
+            current
+                .memory_swap_limit
+                .or(current.memory_limit)
+                .or(Some(NONE)),
+        ),
+        cpuset_cpus: current.cpuset_cpus.clone(),
+        cpuset_mems: current.cpuset_mems.clone(),
+        hugepages: current.hugepages.clone(),
+        unified: current.unified.clone(),
+        oom_score_adj: current.oom_score_adj,
+    };
+    map(&back)
+}
+
+/// Both limits of memory, if one of them is to change: each depends on the other.
+fn with_both_memory_limits(update: &Resources, merged: &Resources) -> Resources {
+    let mut both = update.clone();
+    if update.memory_limit.or(update.memory_swap_limit).is_some() {
+        both.memory_limit = merged.memory_limit;
+        both.memory_swap_limit = merged.memory_swap_limit.or(merged.memory_limit);
+    }
+    both
+}
+
+/// Whether a limit lies above another; -1 is the largest.
+fn is_more(limit: i64, other: i64) -> bool {
+    other != -1 && (limit == -1 || limit > other)
+}
+
+/// A container's OCI spec (JSON) with these limits; its device rules stay.
+pub fn in_spec(spec: &[u8], resources: &Resources) -> Result<Vec<u8>, Failure> {
+    let mut spec: Spec = serde_json::from_slice(spec).doing("read an OCI spec")?;
+    let linux = spec.linux_mut().as_mut();
+    let linux = linux.ok_or_else(|| Failure::internal("an OCI spec without a linux section"))?;
+    let rules = linux
+        .resources()
+        .as_ref()
+        .and_then(|known| known.devices().clone());
+    let mut limits = map(resources);
+    limits.set_devices(rules);
+    linux.set_resources(Some(limits));
+    serde_json::to_vec(&spec).doing("write an OCI spec")
 }
 
 fn check(linux: &LinuxResources, node: &dyn Placement) -> Result<(), Failure> {
@@ -194,7 +253,7 @@ mod tests {
                 }),
             ),
         ] {
-            let linux = update(&Resources::default(), &given, &Node(Place::V1)).unwrap();
+            let (linux, _) = update(&Resources::default(), &given, &Node(Place::V1)).unwrap();
             assert_eq!(serde_json::to_value(&linux).unwrap(), expected);
         }
     }
@@ -217,20 +276,72 @@ mod tests {
     }
 
     #[test]
-    fn an_update_is_judged_with_what_is_in_force() {
-        let current = Resources {
-            memory_swap_limit: Some(1 << 20),
-            ..limited()
+    fn memory_and_swap_of_an_update_are_judged_with_what_is_in_force() {
+        const MB: i64 = 1 << 20;
+        let pair = |memory: i64, swap: i64| Resources {
+            memory_limit: (memory != 0).then_some(memory),
+            memory_swap_limit: (swap != 0).then_some(swap),
+            ..Resources::default()
         };
-        let more = Resources {
+        // In force, asked for, and what is written: memory, memory and swap; none is refused.
+        for (current, asked, written) in [
+            (
+                pair(MB, 2 * MB),
+                pair(4 * MB, 8 * MB),
+                Some((4 * MB, 8 * MB)),
+            ),
+            // Swap has to give way, or the kernel would refuse (case Q1).
+            (pair(MB, 2 * MB), pair(4 * MB, 0), Some((4 * MB, 4 * MB))),
+            (
+                pair(4 * MB, 8 * MB),
+                pair(2 * MB, 0),
+                Some((2 * MB, 8 * MB)),
+            ),
+            (pair(MB, 0), pair(4 * MB, 0), Some((4 * MB, 4 * MB))),
+            (pair(MB, 2 * MB), pair(0, -1), Some((MB, -1))),
+            (pair(MB, 2 * MB), pair(-1, 0), Some((-1, -1))),
+            (pair(2 * MB, 2 * MB), pair(0, MB), None),
+            (pair(0, 0), pair(MB, MB), Some((MB, MB))),
+        ] {
+            let found = update(&current, &asked, &Node(Place::V1)).map(|(linux, _)| {
+                let memory = linux.memory().unwrap();
+                (memory.limit().unwrap(), memory.swap().unwrap())
+            });
+            assert_eq!(found.ok(), written, "{current:?} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn an_update_that_could_not_be_recorded_is_taken_back() {
+        let current = limited();
+        let asked = Resources {
+            cpu_shares: Some(2),
+            cpu_quota: Some(1000),
             memory_limit: Some(2 << 20),
             ..Resources::default()
         };
-        assert!(update(&current, &more, &Node(Place::V1)).is_err());
-        let both = Resources {
-            memory_swap_limit: Some(2 << 20),
-            ..more
-        };
-        assert!(update(&current, &both, &Node(Place::V1)).is_ok());
+        assert_eq!(
+            serde_json::to_value(undo(&current, &asked)).unwrap(),
+            json!({
+                "cpu": {"shares": 1024, "quota": -1},
+                "memory": {"limit": 1 << 20, "swap": 1 << 20},
+            })
+        );
+    }
+
+    #[test]
+    fn limits_in_a_spec_change_and_device_rules_stay() {
+        let text = json!({
+            "ociVersion": "1.2.0",
+            "linux": {"resources": {
+                "devices": [{"allow": false, "access": "rwm"}],
+                "memory": {"limit": 5},
+            }},
+        });
+        let changed = in_spec(text.to_string().as_bytes(), &limited()).unwrap();
+        let changed: serde_json::Value = serde_json::from_slice(&changed).unwrap();
+        assert_eq!(changed["linux"]["resources"]["memory"]["limit"], 1 << 20);
+        let rules = &changed["linux"]["resources"]["devices"];
+        assert_eq!(rules.as_array().unwrap().len(), 1, "{rules}");
     }
 }

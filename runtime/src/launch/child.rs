@@ -43,6 +43,8 @@ pub(super) struct Work<'a> {
     pub(super) kind: Kind<'a>,
     pub(super) process: &'a ProcessPlan,
     pub(super) seccomp: Option<&'a seccomp::Program>,
+    /// `SECCOMP_FILTER_FLAG_*`
+    pub(super) filter_flags: u32,
     /// None with a terminal.
     pub(super) streams: Option<[BorrowedFd<'a>; 3]>,
     /// Files by which the process joins its cgroup where that isn't done by clone3.

@@ -3,6 +3,7 @@
 
 use super::channel::Channel;
 use super::child::{Kind, Work};
+use super::listener::Agent;
 use super::parent::{self, Launch, Streams};
 use super::{ExecInput, Launched};
 use crate::cgroup::Cgroup;
@@ -17,6 +18,7 @@ pub(super) fn exec(input: ExecInput<'_>) -> Result<Launched> {
     }
     let process = plan::process(input.process, input.user, input.features)?;
     let seccomp = parent::program(input.seccomp)?;
+    let agent = Agent::connect(input.filter)?;
     let streams = Streams::prepare(input.stdio, &process, input.user)?;
     let channel = Channel::new()?;
     let fds = streams.fds();
@@ -33,6 +35,7 @@ pub(super) fn exec(input: ExecInput<'_>) -> Result<Launched> {
         keep: KeepList::new(keep),
         process: &process,
         seccomp: seccomp.as_ref(),
+        filter_flags: input.filter.flags,
         streams: fds,
         last_capability: input.features.last_capability,
     };
@@ -42,6 +45,7 @@ pub(super) fn exec(input: ExecInput<'_>) -> Result<Launched> {
         plan: None,
         namespaces: 0,
         cgroup: input.cgroup,
+        agent: agent.as_ref(),
     };
     parent::drive(&launch, channel)
 }

@@ -8,6 +8,7 @@
 mod channel;
 mod child;
 mod exec;
+mod listener;
 mod parent;
 pub(crate) mod pause;
 mod prepare;
@@ -23,7 +24,8 @@ use crate::cgroup::Cgroup;
 use crate::error::Result;
 use crate::features::Features;
 use crate::idmap::IdMaps;
-pub use crate::rootfs::Rootfs;
+pub use crate::plan::seccomp::FilterOptions;
+pub use crate::rootfs::{ImageVolume, Rootfs};
 
 /// A process's standard streams.
 #[derive(Debug)]
@@ -46,13 +48,15 @@ pub enum Stdio {
 pub struct LaunchInput<'a> {
     /// For messages.
     pub id: &'a str,
-    /// The OCI runtime spec. Its root path, its seccomp section and its cgroup resources are not
-    /// looked at: `rootfs`, `seccomp` and `cgroup` are what counts.
+    /// The OCI runtime spec. Its root path, its cgroup resources and the rules of its seccomp section are
+    /// not looked at: `rootfs`, `cgroup` and `seccomp` are what counts.
     pub spec: &'a Spec,
     /// What the node offers.
     pub features: &'a Features,
     /// The root file system.
     pub rootfs: Rootfs<'a>,
+    /// Images that are mounted at destinations of the spec's mounts.
+    pub images: &'a [ImageVolume],
     /// The standard streams; a terminal if and only if the spec's process asks for one.
     pub stdio: Stdio,
     /// A compiled seccomp program: an array of `struct sock_filter`.
@@ -80,6 +84,8 @@ pub struct ExecInput<'a> {
     pub stdio: Stdio,
     /// A compiled seccomp program.
     pub seccomp: Option<&'a [u8]>,
+    /// How it is loaded: as the container's.
+    pub filter: &'a FilterOptions,
     /// Where the process is placed before it runs.
     pub cgroup: Option<&'a Cgroup>,
 }

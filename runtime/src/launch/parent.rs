@@ -10,12 +10,14 @@ use rustix::io::Errno;
 
 use super::channel::{Channel, Wait};
 use super::child::{self, ContainerWork, Kind, Work};
+use super::listener::Agent;
 use super::prepare::{self, Prepared};
 use super::report::{self, Message};
 use super::{LaunchInput, Launched, Stdio};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::idmap::IdMaps;
+use crate::plan::seccomp::FilterOptions;
 use crate::plan::{self, Plan, ProcessPlan};
 use crate::sys::clone::{self, CloneOptions, Cloned};
 use crate::sys::fd::{self, KeepList};
@@ -30,6 +32,8 @@ pub(super) fn create(input: LaunchInput<'_>) -> Result<Launched> {
             .retain(|(kind, _)| *kind != raw::CLONE_NEWPID);
     }
     let seccomp = program(input.seccomp)?;
+    let filter = FilterOptions::of(input.spec);
+    let agent = Agent::connect(&filter)?;
     let maps = plan.namespaces.user.as_ref().map(|user| &user.maps);
     let streams = Streams::prepare(input.stdio, &plan.process, maps)?;
     let joins = prepare::open_namespaces(&plan.namespaces.join)?;
@@ -41,7 +45,7 @@ pub(super) fn create(input: LaunchInput<'_>) -> Result<Launched> {
         root,
         trees,
         devices,
-    } = prepare::prepare(&plan, input.rootfs, input.features)?;
+    } = prepare::prepare(&plan, input.rootfs, input.images, input.features)?;
     let made: Vec<_> = plan.mounts.iter().map(|_| OnceCell::new()).collect();
     let null = prepare::open_null()?;
     let channel = Channel::new()?;
@@ -73,6 +77,7 @@ pub(super) fn create(input: LaunchInput<'_>) -> Result<Launched> {
         }),
         process: &plan.process,
         seccomp: seccomp.as_ref(),
+        filter_flags: filter.flags,
         streams: fds,
         cgroup: &cgroup,
         keep,
@@ -89,6 +94,7 @@ pub(super) fn create(input: LaunchInput<'_>) -> Result<Launched> {
             plan.namespaces.new
         },
         cgroup: input.cgroup,
+        agent: agent.as_ref(),
     };
     drive(&launch, channel)
 }
@@ -172,6 +178,8 @@ pub(super) struct Launch<'a> {
     /// `CLONE_NEW*` bits.
     pub(super) namespaces: u32,
     pub(super) cgroup: Option<&'a Cgroup>,
+    /// Who answers the filter's notifications.
+    pub(super) agent: Option<&'a Agent<'a>>,
 }
 
 /// A child that is killed and reaped unless it is let go.
@@ -240,6 +248,7 @@ pub(super) fn drive(launch: &Launch<'_>, channel: Channel) -> Result<Launched> {
                 reap_first(first);
             }
             (Some(Message::Terminal), attached) => terminal = attached,
+            (Some(Message::Listener), attached) => tell(launch, child.pid, attached)?,
             (Some(Message::Ready), _) => ready = true,
             // Followed to the end: a second process may be heard of before the first has told of it.
             (Some(Message::Failed(failure, text)), _) => failed = Some((failure, text)),
@@ -275,6 +284,17 @@ pub(super) fn drive(launch: &Launch<'_>, channel: Channel) -> Result<Launched> {
         terminal,
         start_ticks: start_ticks?,
     })
+}
+
+/// Passes the filter's notifications on at once: from now on the child may wait for an answer.
+fn tell(launch: &Launch<'_>, pid: i32, filter: Option<OwnedFd>) -> Result<()> {
+    match (launch.agent, filter) {
+        (Some(agent), Some(filter)) => agent.tell(launch.id, pid, filter.as_fd()),
+        _ => Err(Error::new(
+            ErrorKind::System,
+            "a seccomp listener came without a descriptor, or nobody asked for one",
+        )),
+    }
 }
 
 /// The first process ends by itself once it has told of the second.

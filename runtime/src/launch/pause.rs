@@ -158,7 +158,7 @@ fn follow(channel: BorrowedFd<'_>, process: &mut Process) -> Result<()> {
             (Some(Message::Failed(failure, _)), _) => {
                 return Err(Error::system("set up the pause process", failure.errno));
             }
-            (Some(Message::Terminal), _) => {}
+            (Some(Message::Terminal | Message::Listener), _) => {}
             (None, _) => {
                 return Err(Error::new(
                     ErrorKind::System,

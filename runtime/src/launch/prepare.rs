@@ -8,7 +8,7 @@ use linux_raw_sys::general as raw;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::Rootfs;
+use super::{ImageVolume, Rootfs};
 use crate::attic::{self, Attic};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::features::Features;
@@ -38,7 +38,12 @@ pub(super) struct Prepared {
 }
 
 /// Opens and makes all of it.
-pub(super) fn prepare(plan: &Plan, source: Rootfs<'_>, features: &Features) -> Result<Prepared> {
+pub(super) fn prepare(
+    plan: &Plan,
+    source: Rootfs<'_>,
+    images: &[ImageVolume],
+    features: &Features,
+) -> Result<Prepared> {
     let user = match &plan.namespaces.user {
         Some(user) => Some(open_user(user)?),
         None => None,
@@ -60,7 +65,13 @@ pub(super) fn prepare(plan: &Plan, source: Rootfs<'_>, features: &Features) -> R
     let trees = plan
         .mounts
         .iter()
-        .map(|mount| open_source(mount, &mut maps))
+        .map(|mount| match image_at(mount, images)? {
+            Some(image) => {
+                let tree = open_image(image, owner, features)?;
+                finish(mount, tree, &mut maps).map(Some)
+            }
+            None => open_source(mount, &mut maps),
+        })
         .collect::<Result<Vec<_>>>()?;
     Ok(Prepared {
         user,
@@ -248,6 +259,14 @@ fn open_source(plan: &MountPlan, maps: &mut MapNamespaces<'_>) -> Result<Option<
     if let Some(needs) = needs {
         check_peer(path, *needs, plan)?;
     }
+    finish(plan, tree, maps).map(Some)
+}
+
+/// Gives a detached copy the ids and attributes its mount is to have.
+fn finish(plan: &MountPlan, tree: OwnedFd, maps: &mut MapNamespaces<'_>) -> Result<OwnedFd> {
+    let Source::Bind { recursive, .. } = &plan.source else {
+        return Ok(tree);
+    };
     if let Some(id_map) = &plan.id_map {
         let namespace = maps.of(&id_map.maps)?;
         user_namespace::map_mount(tree.as_fd(), id_map.recursive, namespace, || {
@@ -262,7 +281,41 @@ fn open_source(plan: &MountPlan, maps: &mut MapNamespaces<'_>) -> Result<Option<
     if !own.is_empty() {
         mount::set_attributes(tree.as_fd(), false, own).doing(|| plan.describe())?;
     }
-    Ok(Some(tree))
+    Ok(tree)
+}
+
+/// The image that is mounted there instead of a source on the node.
+fn image_at<'a>(plan: &MountPlan, images: &'a [ImageVolume]) -> Result<Option<&'a ImageVolume>> {
+    for image in images {
+        if plan::relative(&image.destination)? == plan.destination {
+            return Ok(Some(image));
+        }
+    }
+    Ok(None)
+}
+
+/// A detached mount of an image, with the ids its files have in the container's user namespace.
+fn open_image(
+    image: &ImageVolume,
+    owner: Option<(BorrowedFd<'_>, &IdMaps)>,
+    features: &Features,
+) -> Result<OwnedFd> {
+    let build = |attic: Option<&Attic>| {
+        let mapped = match owner {
+            Some((namespace, maps)) => Some(Mapped {
+                namespace,
+                root: maps.root("linux.uidMappings, gidMappings")?,
+                attic,
+            }),
+            None => None,
+        };
+        image.build_for(mapped, features)
+    };
+    let built = match owner {
+        Some(_) if !features.clone_detached => attic::within(|attic| build(Some(attic))),
+        _ => build(None),
+    };
+    built.map_err(|error| error.context(format!("image at {}", image.destination.display())))
 }
 
 /// Whether the mount a source lies on is shared, or receives, as the propagation asked for needs.

@@ -151,6 +151,8 @@ pub(super) enum Message {
     Forked(i32),
     /// The terminal's master, by descriptor.
     Terminal,
+    /// The descriptor of the filter's notifications.
+    Listener,
     /// Only execve is left to do.
     Ready,
     /// It failed, and the process ends.
@@ -161,6 +163,7 @@ const FORKED: u8 = 1;
 const TERMINAL: u8 = 2;
 const READY: u8 = 3;
 const FAILED: u8 = 4;
+const LISTENER: u8 = 5;
 
 /// Messages without text, as bytes. Fit for a child.
 pub(super) fn encode_forked(pid: i32) -> [u8; SIZE] {
@@ -173,6 +176,12 @@ pub(super) fn encode_forked(pid: i32) -> [u8; SIZE] {
 pub(super) fn encode_terminal() -> [u8; SIZE] {
     let mut bytes = [0; SIZE];
     put(&mut bytes, 0, &[TERMINAL]);
+    bytes
+}
+
+pub(super) fn encode_listener() -> [u8; SIZE] {
+    let mut bytes = [0; SIZE];
+    put(&mut bytes, 0, &[LISTENER]);
     bytes
 }
 
@@ -215,6 +224,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Message> {
     match kind {
         FORKED => Some(Message::Forked(number)),
         TERMINAL => Some(Message::Terminal),
+        LISTENER => Some(Message::Listener),
         READY => Some(Message::Ready),
         FAILED => {
             let failure = Failure {

@@ -21,7 +21,7 @@ use super::wire::{Exec, ProcessInfo, Start};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::idmap::IdMaps;
-use crate::launch::{self, ExecInput, LaunchInput, Launched, Rootfs, Stdio};
+use crate::launch::{self, ExecInput, FilterOptions, LaunchInput, Launched, Rootfs, Stdio};
 use crate::sys::signals;
 
 /// The largest seccomp program: the kernel's limit of 4096 instructions of 8 bytes (BPF_MAXINSNS).
@@ -45,6 +45,8 @@ pub(super) struct Container {
     defaults: Defaults,
     /// The maps of its user namespace, if it has one.
     maps: Option<IdMaps>,
+    /// How its filter is loaded, for its execs.
+    filter: FilterOptions,
     pub(super) log: Log,
     /// None without one, or once it ended.
     pub(super) stdin: Option<Feed>,
@@ -101,6 +103,7 @@ pub(super) fn start(
             upper: &request.rootfs.upper,
             work: &request.rootfs.work,
         },
+        images: &request.images,
         stdio,
         seccomp: seccomp.as_deref(),
         cgroup: Some(&cgroup),
@@ -127,6 +130,7 @@ pub(super) fn start(
             cgroup,
             defaults,
             maps,
+            filter: FilterOptions::of(&spec),
             log,
             stdin: kept
                 .stdin
@@ -274,6 +278,7 @@ impl Container {
             user: self.maps.as_ref(),
             stdio,
             seccomp: seccomp.as_deref(),
+            filter: &self.filter,
             cgroup: Some(&cgroup),
             features: &pod.features,
         });

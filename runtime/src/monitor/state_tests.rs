@@ -27,6 +27,7 @@ fn start(container: &str, target: Option<&str>) -> Request {
     Request::Start(Start {
         container: container.into(),
         spec: raw(),
+        images: Vec::new(),
         rootfs: RootfsSource {
             lower: Vec::new(),
             upper: "/u".into(),

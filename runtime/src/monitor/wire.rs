@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 use crate::idmap::IdMaps;
+pub use crate::rootfs::ImageVolume;
 
 /// The version this build speaks. A monitor outlives the daemon that started it, so a newer daemon
 /// keeps understanding older versions.
@@ -185,11 +186,14 @@ pub struct Start {
     /// The container's id.
     pub container: String,
     /// The OCI runtime spec. `root.path` is ignored: the root is `rootfs`. Namespaces with a path
-    /// are joined. `linux.cgroupsPath` is the absolute cgroup path. `linux.seccomp` is ignored: the
-    /// program comes compiled.
+    /// are joined. `linux.cgroupsPath` is the absolute cgroup path. Of `linux.seccomp` only flags
+    /// and listener count: the program comes compiled.
     pub spec: Box<serde_json::value::RawValue>,
     /// The root file system.
     pub rootfs: RootfsSource,
+    /// Images mounted as volumes.
+    #[serde(default)]
+    pub images: Vec<ImageVolume>,
     /// The log; none discards the output.
     pub log: Option<LogTarget>,
     /// Keep a pipe (or the terminal) open for attached clients; otherwise stdin is `/dev/null`.

@@ -8,6 +8,7 @@ pub(crate) mod identity;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod nodes;
+pub mod seccomp;
 
 use std::ffi::CString;
 use std::path::{Component, Path};

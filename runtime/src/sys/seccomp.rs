@@ -2,12 +2,16 @@
 //! 10 ms and a megabyte of heap.
 #![expect(unsafe_code, reason = "seccomp(2) has no safe wrapper")]
 
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use rustix::io::Errno;
 
 /// The most instructions the kernel takes (BPF_MAXINSNS).
 const MAX_INSTRUCTIONS: usize = 4096;
+
+/// The one flag whose success is a descriptor.
+const NEW_LISTENER: u32 = 1 << 3;
 
 /// A program in the form the kernel reads, aligned as it needs.
 #[derive(Debug)]
@@ -46,8 +50,10 @@ impl Program {
     }
 }
 
-/// Puts the filter on the calling thread. Needs CAP_SYS_ADMIN or no_new_privs.
-pub(crate) fn load(program: &Program) -> Result<(), Errno> {
+/// Puts the filter on the calling thread. Needs CAP_SYS_ADMIN or no_new_privs. With
+/// `SECCOMP_FILTER_FLAG_NEW_LISTENER` among the flags its notifications come by the descriptor, which
+/// the kernel makes close-on-exec (seccomp_unotify(2), Linux 5.0).
+pub(crate) fn load(program: &Program, flags: u32) -> Result<Option<OwnedFd>, Errno> {
     let header = libc::sock_fprog {
         len: program.length,
         filter: program.instructions.as_ptr().cast_mut(),
@@ -57,11 +63,17 @@ pub(crate) fn load(program: &Program) -> Result<(), Errno> {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
-            0,
+            flags,
             ptr::from_ref(&header),
         )
     };
-    super::clone::check(result).map(|_| ())
+    let result = super::clone::check(result)?;
+    if flags & NEW_LISTENER == 0 {
+        return Ok(None);
+    }
+    let fd = RawFd::try_from(result).map_err(|_| Errno::BADF)?;
+    // SAFETY: with this flag the call returns a new descriptor, which nobody else has.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
 #[cfg(test)]

@@ -208,6 +208,7 @@ impl Rig {
         Start {
             container: id.into(),
             spec: serde_json::value::to_raw_value(&spec).unwrap(),
+            images: Vec::new(),
             rootfs: RootfsSource {
                 lower: vec![root],
                 upper: base.join("upper"),

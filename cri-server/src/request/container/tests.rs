@@ -125,9 +125,10 @@ fn what_can_not_be_meant_is_refused_with_its_field() {
                 })
                 .to_vec();
         }),
-        ("mounts[0].image", Class::Unsupported, |c| {
+        ("mounts[0].image.image", Class::Invalid, |c| {
             c.mounts = vec![v1::Mount {
                 container_path: "/a".into(),
+                readonly: true,
                 image: Some(v1::ImageSpec::default()),
                 ..Default::default()
             }];
@@ -135,10 +136,17 @@ fn what_can_not_be_meant_is_refused_with_its_field() {
         ("devices[0].host_path", Class::Invalid, |c| {
             c.devices = vec![v1::Device::default()];
         }),
-        ("CDI_devices", Class::Unsupported, |c| {
+        ("CDI_devices[0].name", Class::Invalid, |c| {
+            c.cdi_devices = vec![v1::CdiDevice {
+                name: "a.example/b".into(),
+            }];
+        }),
+        ("annotations[\"cdi.k8s.io/x\"]", Class::Invalid, |c| {
             c.cdi_devices = vec![v1::CdiDevice {
                 name: "a.example/b=c".into(),
             }];
+            let names = "a.example/b=c,a.example/b=d".into();
+            c.annotations.insert("cdi.k8s.io/x".into(), names);
         }),
         ("log_path", Class::Invalid, |c| {
             c.log_path = "../x.log".into()

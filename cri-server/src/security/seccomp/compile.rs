@@ -11,8 +11,8 @@ use libseccomp::{
     ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall,
 };
 use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator as Op,
-    LinuxSyscall,
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
+    LinuxSeccompOperator as Op, LinuxSyscall,
 };
 
 use super::recent;
@@ -86,6 +86,7 @@ pub(super) fn native() -> Option<Arch> {
 /// Refuses what can't be carried out, before anything is compiled.
 pub(super) fn check(profile: &LinuxSeccomp) -> Result<(), Failure> {
     action(profile.default_action(), profile.default_errno_ret())?;
+    check_notify(profile)?;
     for rule in profile.syscalls().iter().flatten() {
         let named = |why: &str| {
             Failure::invalid(format!("{}: {why}", rule.names().first().map_or("", |n| n)))
@@ -119,6 +120,52 @@ pub(super) fn check(profile: &LinuxSeccomp) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether some call's action is to ask an agent.
+pub(super) fn notifies(profile: &LinuxSeccomp) -> bool {
+    let notify = LinuxSeccompAction::ScmpActNotify;
+    let rules = profile.syscalls().iter().flatten();
+    profile.default_action() == notify || rules.into_iter().any(|rule| rule.action() == notify)
+}
+
+/// Notifications need an agent, and one call without them: sendmsg hands their descriptor over, so
+/// nobody could answer for it yet.
+fn check_notify(profile: &LinuxSeccomp) -> Result<(), Failure> {
+    const NOTIFY: LinuxSeccompAction = LinuxSeccompAction::ScmpActNotify;
+    let waits_for_killable = LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv;
+    if !notifies(profile) {
+        if profile
+            .flags()
+            .iter()
+            .flatten()
+            .any(|flag| *flag == waits_for_killable)
+        {
+            return Err(Failure::invalid(
+                "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV needs a call with SCMP_ACT_NOTIFY",
+            ));
+        }
+        return Ok(());
+    }
+    if profile.default_action() == NOTIFY {
+        return Err(Failure::invalid(
+            "defaultAction can't be SCMP_ACT_NOTIFY: name the calls that are to notify",
+        ));
+    }
+    let mut rules = profile.syscalls().iter().flatten();
+    if rules
+        .any(|rule| rule.action() == NOTIFY && rule.names().iter().any(|name| name == "sendmsg"))
+    {
+        return Err(Failure::invalid(
+            "sendmsg can't have SCMP_ACT_NOTIFY: it hands the listener over",
+        ));
+    }
+    match profile.listener_path() {
+        Some(path) if path.is_absolute() => Ok(()),
+        _ => Err(Failure::invalid(
+            "SCMP_ACT_NOTIFY needs listenerPath, an absolute path of the agent's socket",
+        )),
+    }
 }
 
 /// Adds one call. Repeated EQ on one argument are alternatives, so a rule each.
@@ -197,12 +244,7 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<ScmpAction, 
         }
         LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
         LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
-        LinuxSeccompAction::ScmpActNotify => {
-            return Err(Failure::new(
-                Class::Unsupported,
-                "action SCMP_ACT_NOTIFY needs a listener, which is not provided",
-            ));
-        }
+        LinuxSeccompAction::ScmpActNotify => ScmpAction::Notify,
     })
 }
 
@@ -345,6 +387,7 @@ fn value(action: ScmpAction) -> u32 {
         ScmpAction::Trap => 0x0003_0000,
         ScmpAction::Errno(errno) => 0x0005_0000 | u32::try_from(errno).unwrap_or(EPERM) & 0xFFFF,
         ScmpAction::Trace(message) => 0x7FF0_0000 | u32::from(message),
+        ScmpAction::Notify => 0x7FC0_0000,
         ScmpAction::Log => 0x7FFC_0000,
         ScmpAction::Allow => 0x7FFF_0000,
         // `action` makes no other.

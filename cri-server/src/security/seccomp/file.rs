@@ -7,18 +7,24 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 
 use caps::Capability;
-use oci_spec::runtime::{Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSyscall};
+use std::path::PathBuf;
+
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSyscall,
+};
 use serde::Deserialize;
 
 use super::super::capabilities::CapabilitySet;
 use super::compile;
-use crate::failure::{Class, Failure};
+use crate::failure::Failure;
 
 /// The largest file read. The biggest known profile has 60 kB.
 pub const MAX_FILE: usize = 1 << 20;
 /// The most entries, and the most names in all of them.
 const MAX_RULES: usize = 4096;
 const MAX_NAMES: usize = 65_536;
+/// The most that is passed on to an agent, in bytes: one message has room for it.
+const MAX_METADATA: usize = 16 << 10;
 
 /// A file's profile, and what of it had no meaning here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +46,8 @@ struct File {
     arch_map: Option<Vec<ArchMap>>,
     #[serde(default)]
     flags: Option<Vec<String>>,
+    listener_path: Option<PathBuf>,
+    listener_metadata: Option<String>,
     #[serde(default)]
     syscalls: Option<Vec<Rule>>,
 }
@@ -101,20 +109,46 @@ pub fn parse_json(
     build(file, &facts).map_err(|failure| failure.context(format!("seccomp profile {path}")))
 }
 
+/// Of seccomp(2). Thread synchronisation is moot: the filter is loaded by a process of one thread.
+fn flags(names: &[String]) -> Result<Option<Vec<LinuxSeccompFilterFlag>>, Failure> {
+    let mut flags = Vec::new();
+    for name in names {
+        let flag = match name.as_str() {
+            "SECCOMP_FILTER_FLAG_TSYNC" => continue,
+            "SECCOMP_FILTER_FLAG_LOG" => LinuxSeccompFilterFlag::SeccompFilterFlagLog,
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow,
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => {
+                LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv
+            }
+            other => {
+                let shown: String = other.chars().take(64).collect();
+                return Err(Failure::invalid(format!(
+                    "flag \"{shown}\" is none of seccomp(2)'s"
+                )));
+            }
+        };
+        if !flags.contains(&flag) {
+            flags.push(flag);
+        }
+    }
+    Ok((!flags.is_empty()).then_some(flags))
+}
+
 struct Facts {
     capabilities: CapabilitySet,
     kernel: (u32, u32),
 }
 
 fn build(file: File, facts: &Facts) -> Result<Parsed, Failure> {
-    for flag in file.flags.iter().flatten() {
-        // Thread synchronisation is moot: the filter is loaded by a process of one thread.
-        if flag != "SECCOMP_FILTER_FLAG_TSYNC" {
-            return Err(Failure::new(
-                Class::Unsupported,
-                format!("flag \"{flag}\" is not provided; leave flags empty"),
-            ));
-        }
+    let flags = flags(file.flags.as_deref().unwrap_or_default())?;
+    if file
+        .listener_metadata
+        .as_ref()
+        .is_some_and(|text| text.len() > MAX_METADATA)
+    {
+        return Err(Failure::invalid(format!(
+            "listenerMetadata is longer than {MAX_METADATA} bytes"
+        )));
     }
     let rules = file.syscalls.unwrap_or_default();
     let names: usize = rules.iter().map(|rule| rule.names.len()).sum();
@@ -136,11 +170,15 @@ fn build(file: File, facts: &Facts) -> Result<Parsed, Failure> {
         .set_default_action(file.default_action)
         .set_default_errno_ret(file.default_errno_ret)
         .set_architectures(architectures(file.architectures, file.arch_map)?)
-        .set_flags(None)
-        .set_listener_path(None)
-        .set_listener_metadata(None)
+        .set_flags(flags)
+        .set_listener_path(file.listener_path)
+        .set_listener_metadata(file.listener_metadata)
         .set_syscalls(Some(syscalls));
     compile::check(&profile)?;
+    if !compile::notifies(&profile) {
+        // Nothing would ever come of it.
+        profile.set_listener_path(None).set_listener_metadata(None);
+    }
     Ok(Parsed { profile, unknown })
 }
 

@@ -6,6 +6,8 @@
 
 mod compile;
 mod default;
+#[cfg(test)]
+mod documented;
 mod file;
 mod recent;
 

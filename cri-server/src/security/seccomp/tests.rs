@@ -312,12 +312,28 @@ fn profiles_that_can_not_be_carried_out_are_refused() {
             Class::Invalid,
         ),
         (
-            r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#.into(),
-            Class::Unsupported,
+            r#"{"defaultAction": "SCMP_ACT_NOTIFY", "listenerPath": "/a"}"#.into(),
+            Class::Invalid,
         ),
         (
-            r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"]}"#.into(),
-            Class::Unsupported,
+            rule(r#"{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}"#),
+            Class::Invalid,
+        ),
+        (
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/a", "syscalls": [
+                {"names": ["sendmsg"], "action": "SCMP_ACT_NOTIFY"}]}"#
+                .into(),
+            Class::Invalid,
+        ),
+        (
+            r#"{"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_NEW"]}"#.into(),
+            Class::Invalid,
+        ),
+        (
+            r#"{"defaultAction": "SCMP_ACT_ALLOW",
+                "flags": ["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}"#
+                .into(),
+            Class::Invalid,
         ),
         (
             r#"{"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86"],
@@ -375,6 +391,36 @@ fn profiles_that_can_not_be_carried_out_are_refused() {
             "{failure}"
         );
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn flags_and_the_agent_of_a_file_are_kept_where_they_mean_something() {
+    let parsed = |action: &str| {
+        let text = format!(
+            r#"{{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
+                "listenerMetadata": "m",
+                "flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_TSYNC"],
+                "syscalls": [{{"names": ["mkdir", "statmount"], "action": "{action}"}}]}}"#
+        );
+        parse(&text).unwrap().profile
+    };
+    let with = parsed("SCMP_ACT_NOTIFY");
+    let program = compile(&with).unwrap();
+    assert_eq!(
+        with.listener_path().as_deref(),
+        Some(std::path::Path::new("/run/agent"))
+    );
+    assert_eq!(with.listener_metadata().as_deref(), Some("m"));
+    assert_eq!(with.flags().as_ref().map(Vec::len), Some(1));
+    // mkdir, which libseccomp compiles, and statmount, which the head of ours does.
+    for call in [83, 457] {
+        assert_eq!(run(&program, X86_64, call, &[]), 0x7FC0_0000);
+    }
+    let without = parsed("SCMP_ACT_LOG");
+    assert_eq!(without.listener_path(), &None);
+    let program = compile(&without).unwrap();
+    assert_eq!(run(&program, X86_64, 83, &[]), 0x7FFC_0000);
 }
 
 #[test]

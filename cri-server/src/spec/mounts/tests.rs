@@ -10,12 +10,14 @@ fn request(path: &str, source: &str) -> MountRequest {
     MountRequest {
         container_path: path.into(),
         host_path: source.into(),
+        image: None,
         readonly: false,
         recursive_read_only: false,
         selinux_relabel: false,
         propagation: Propagation::Private,
         id_maps: None,
         options: Vec::new(),
+        must_exist: false,
     }
 }
 

@@ -108,8 +108,17 @@ pub(super) fn become_user(work: &Running<'_>) -> Step<()> {
 }
 
 pub(super) fn load_filter(work: &Running<'_>) -> Step<()> {
-    match work.seccomp {
-        Some(program) => seccomp::load(program).at(Stage::Seccomp, 0),
+    let Some(program) = work.seccomp else {
+        return Ok(());
+    };
+    match seccomp::load(program, work.filter_flags).at(Stage::Seccomp, 0)? {
+        // Before any other call: each may wait for who has this descriptor.
+        Some(listener) => send(
+            work.channel,
+            &report::encode_listener(),
+            Some(listener.as_fd()),
+        )
+        .at(Stage::Seccomp, 0),
         None => Ok(()),
     }
 }

@@ -11,7 +11,9 @@ use std::sync::OnceLock;
 use bulkhead_runtime::error::Result;
 use bulkhead_runtime::features::Features;
 use bulkhead_runtime::idmap::IdMaps;
-use bulkhead_runtime::launch::{self, ExecInput, LaunchInput, Launched, Rootfs, Stdio};
+use bulkhead_runtime::launch::{
+    self, ExecInput, FilterOptions, LaunchInput, Launched, Rootfs, Stdio,
+};
 use rustix::process::{WaitId, WaitIdOptions};
 use serde_json::{Value, json};
 
@@ -105,6 +107,7 @@ impl Scratch {
             id: "test",
             spec,
             features: features(),
+            images: &[],
             rootfs: Rootfs::Overlay {
                 lower: &self.lower,
                 upper,
@@ -243,6 +246,7 @@ pub(crate) fn exec_mapped(
         features: features(),
         stdio,
         seccomp: None,
+        filter: &FilterOptions::default(),
         cgroup: None,
     })
 }
