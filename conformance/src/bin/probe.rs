@@ -9,6 +9,10 @@
     reason = "a command-line program for inside containers"
 )]
 #![expect(clippy::exit, reason = "ends with the code it was told")]
+#![expect(
+    unsafe_code,
+    reason = "a raw system call is what some of its callers want"
+)]
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -47,6 +51,9 @@ fn main() -> process::ExitCode {
         "heartbeat" => heartbeat(rest),
         "echo" => echo(rest),
         "flood" => flood(rest),
+        "bind" => bind(rest),
+        "call" => call(rest),
+        "eat" => eat(rest),
         "true" => Ok(()),
         "sleep" => loop {
             thread::sleep(Duration::from_secs(3600));
@@ -60,6 +67,42 @@ fn main() -> process::ExitCode {
             process::ExitCode::FAILURE
         }
     }
+}
+
+/// `bind PORT`: takes a TCP port and lets it go.
+fn bind(words: &[String]) -> io::Result<()> {
+    let port = words.first().and_then(|word| word.parse::<u16>().ok());
+    let port = port.ok_or_else(|| io::Error::other("usage: bind PORT"))?;
+    TcpListener::bind(("127.0.0.1", port)).map(|_| println!("bound"))
+}
+
+unsafe extern "C" {
+    fn syscall(number: std::ffi::c_long, ...) -> std::ffi::c_long;
+}
+
+/// `call NUMBER…`: makes each system call with six arguments of 0 and prints its errno, 0 if none.
+fn call(words: &[String]) -> io::Result<()> {
+    for word in words {
+        let number: std::ffi::c_long = word.parse().map_err(io::Error::other)?;
+        // SAFETY: the caller chooses calls that do nothing of consequence with null pointers and
+        // descriptor 0; whatever the kernel does, this process has nothing to lose.
+        let result = unsafe { syscall(number, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64, 0_u64) };
+        let errno = match result {
+            -1 => io::Error::last_os_error().raw_os_error().unwrap_or(0),
+            _ => 0,
+        };
+        println!("{number} {errno}");
+    }
+    Ok(())
+}
+
+/// `eat MEGABYTES`: touches so much memory, and ends.
+fn eat(words: &[String]) -> io::Result<()> {
+    let megabytes = words.first().and_then(|word| word.parse::<usize>().ok());
+    let megabytes = megabytes.ok_or_else(|| io::Error::other("usage: eat MEGABYTES"))?;
+    let eaten = vec![1_u8; megabytes << 20];
+    println!("{}", std::hint::black_box(&eaten).len());
+    Ok(())
 }
 
 /// Prints the pids whose name holds the pattern, as procps does.
