@@ -190,7 +190,7 @@ async fn c4_volumes_are_id_mapped_as_asked_or_refused() -> Result<()> {
     let disk = rig.node.scratch("disk")?;
     let (tmpfs, ramfs) = (rig.node.scratch("tmpfs")?, rig.node.scratch("ramfs")?);
     for (name, at) in [(c"tmpfs", &tmpfs), (c"ramfs", &ramfs)] {
-        rustix::mount::mount(name, at, name, MountFlags::empty(), None)
+        rustix::mount::mount(name, at, name, MountFlags::empty(), c"mode=755")
             .with_context(|| format!("mount on {}", at.display()))?;
     }
     let script = "stat -c '%u:%g' /vol /vol/of-root /vol/of-nine; echo new > /vol/new && stat -c '%u:%g' /vol/new";
@@ -247,8 +247,7 @@ async fn c5_read_only_volumes_are_read_only_in_a_user_namespace_too() -> Result<
     for folder in [&volume, &below] {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o777))?;
     }
-    let script =
-        "touch /vol/x 2>/dev/null && echo top; touch /vol/below/x 2>/dev/null && echo below; true";
+    let script = "touch /vol/x 2>/dev/null && rm /vol/x && echo top; touch /vol/below/x 2>/dev/null && rm /vol/below/x && echo below; true";
     for (name, readonly, recursive, expected) in [
         ("rw", false, false, "top\nbelow\n"),
         ("ro", true, false, "below\n"),
@@ -463,7 +462,6 @@ async fn a_privileged_container_of_an_isolated_pod_has_no_hold_on_the_node() -> 
         ("echo x > /sys/kernel/mm/ksm/run", false),
         ("ip link set lo mtu 1234", false),
         ("hostname stolen", false),
-        ("umount /sys", true),
     ] {
         let script =
             format!("mkdir -p /mnt; ({attempt}) >/dev/null 2>&1 && echo done || echo denied");

@@ -531,3 +531,41 @@ fn what_can_be_mapped_is_known_ahead() {
     let error = bulkhead_runtime::user_namespace::probe(Path::new("/proc")).unwrap_err();
     assert!(error.to_string().contains("/proc"), "{error}");
 }
+
+/// A pod's namespaces, and a container's start to the end of `true`, by turns with and without.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn what_a_user_namespace_costs() {
+    if !ready() {
+        return;
+    }
+    let scratch = Scratch::new("user-cost");
+    let plain = set(&spec(), "/process/args", json!(["true"]));
+    let specs = [plain.clone(), mapped(&plain, None)];
+    let mut times = [const { Vec::new() }; 4];
+    for _ in 0..100 {
+        for (kind, spec) in specs.iter().enumerate() {
+            let mut asked = request(scratch.path.clone());
+            asked.user = (kind == 1).then(maps);
+            let begun = std::time::Instant::now();
+            drop(PodNamespaces::create(&asked, None, None, features()).unwrap());
+            times[kind].push(begun.elapsed());
+            let begun = std::time::Instant::now();
+            let launched = scratch.launch(spec, null_stdio()).unwrap();
+            wait(&launched);
+            times[2 + kind].push(begun.elapsed());
+        }
+    }
+    for (what, times) in [
+        "pod",
+        "pod with a user namespace",
+        "container",
+        "container with a user namespace",
+    ]
+    .iter()
+    .zip(&mut times)
+    {
+        times.sort();
+        println!("{what}: median {:?}, fastest {:?}", times[50], times[0]);
+    }
+}
