@@ -120,10 +120,13 @@ fuzz: deps-build ## libFuzzer over what clients send, FUZZ_SECONDS (60) a target
 	done
 
 test-vm: deps-build deps-test root ## What this kernel lacks, in a virtual machine: cgroup v2, AppArmor, systemd
+	@$(MAKE) PROFILE=dev $(CRITEST)
 	@conformance/vm/suite
 
-conformance: deps-test root images $(CRITEST) ## All of critest; writes docs/conformance.md
-	$(RIG) critest --groups all --report $(TARGET)/critest/all.json --table docs/conformance.md
+conformance: deps-test root images $(CRITEST) ## All of critest, here and in the virtual machine; writes docs/conformance.md
+	@conformance/vm/suite critest
+	$(RIG) critest --groups all --report $(TARGET)/critest/all.json \
+		--more $(TARGET)/critest-vm.json --table docs/conformance.md
 
 bench: deps-test root images peers ## Beside the floor and the peers; PEERS="name=unix:///path …" adds one
 	$(RIG) bench --peers-dir $(PEERS_DIR) $(foreach peer,$(PEERS),--peer $(peer)) \

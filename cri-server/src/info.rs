@@ -10,6 +10,7 @@ use bulkhead_proto::runtime::v1::{
 };
 use serde_json::json;
 
+use crate::config;
 use crate::node::NodeHandle;
 use crate::records::{ContainerRecord, PodRecord};
 
@@ -24,10 +25,14 @@ pub fn version() -> VersionResponse {
 }
 
 /// The cgroup driver, which the kubelet takes over.
-pub fn runtime_config() -> RuntimeConfigResponse {
+pub fn runtime_config(node: &NodeHandle) -> RuntimeConfigResponse {
+    let driver = match node.config.cgroup.driver {
+        config::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
+        config::CgroupDriver::Systemd => CgroupDriver::Systemd,
+    };
     RuntimeConfigResponse {
         linux: Some(LinuxRuntimeConfiguration {
-            cgroup_driver: CgroupDriver::Cgroupfs.into(),
+            cgroup_driver: driver.into(),
         }),
     }
 }

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bulkhead_conformance::bench;
 use bulkhead_conformance::critest::{self, Groups, HOSTS, Run};
 use bulkhead_conformance::demo;
@@ -90,6 +90,9 @@ enum Command {
         /// The JSON report.
         #[arg(long)]
         report: PathBuf,
+        /// The report of another machine, for what is skipped on this one.
+        #[arg(long)]
+        more: Option<PathBuf>,
         /// The Markdown table.
         #[arg(long)]
         table: Option<PathBuf>,
@@ -153,10 +156,16 @@ async fn run(command: Command) -> Result<ExitCode> {
             socket,
             peer,
             report,
+            more,
             table,
         } => {
             let subject = Subject { socket, peer };
-            return run_critest(subject, groups, only, report, table).await;
+            let files = Files {
+                report,
+                more,
+                table,
+            };
+            return run_critest(subject, groups, only, files).await;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -168,12 +177,18 @@ struct Subject {
     peer: Option<PathBuf>,
 }
 
+/// What critest's run is written to and merged with.
+struct Files {
+    report: PathBuf,
+    more: Option<PathBuf>,
+    table: Option<PathBuf>,
+}
+
 async fn run_critest(
     subject: Subject,
     groups: Groups,
     only: String,
-    report: PathBuf,
-    table: Option<PathBuf>,
+    files: Files,
 ) -> Result<ExitCode> {
     let registry = Registry::start()?;
     registry.add_layout(layout::read(&layout::ensure(&node::target())?)?);
@@ -192,16 +207,20 @@ async fn run_critest(
         socket: socket.clone(),
         groups: Groups::WebSocket,
         only: String::new(),
-        report: report.with_extension("websocket.json"),
+        report: files.report.with_extension("websocket.json"),
     };
     let mut result = critest::run(&Run {
         socket,
         groups,
         only,
-        report,
+        report: files.report,
     })?;
     if again {
         result.specs.extend(critest::run(&websocket)?.specs);
+    }
+    if let Some(more) = files.more {
+        let bytes = std::fs::read(&more).with_context(|| format!("read {}", more.display()))?;
+        result.merge(&critest::report::Report::parse(&bytes)?);
     }
     drop(peer);
     for spec in &result.specs {
@@ -209,7 +228,7 @@ async fn run_critest(
             println!("FAILED {}: {why}", spec.name);
         }
     }
-    if let Some(path) = table {
+    if let Some(path) = files.table {
         std::fs::write(&path, result.table())?;
     }
     let (passed, failed, skipped) = result.counts();

@@ -32,6 +32,8 @@ pub struct Report {
     pub specs: Vec<Spec>,
     /// The seed of the random order.
     pub seed: i64,
+    /// How many of the outcomes are another machine's.
+    pub elsewhere: usize,
 }
 
 #[derive(Deserialize)]
@@ -85,6 +87,7 @@ impl Report {
         Ok(Self {
             specs,
             seed: suite.suite_config.random_seed,
+            elsewhere: 0,
         })
     }
 
@@ -101,6 +104,22 @@ impl Report {
             })
     }
 
+    /// Takes from another machine's report what was skipped here and ran there; how many.
+    pub fn merge(&mut self, other: &Self) -> usize {
+        let mut taken = 0;
+        for spec in &mut self.specs {
+            let there = other.specs.iter().find(|there| there.name == spec.name);
+            if let (Outcome::Skipped(_), Some(there)) = (&spec.outcome, there)
+                && !matches!(there.outcome, Outcome::Skipped(_))
+            {
+                spec.outcome = there.outcome.clone();
+                taken += 1;
+            }
+        }
+        self.elsewhere += taken;
+        taken
+    }
+
     /// `docs/conformance.md`.
     pub fn table(&self) -> String {
         let (passed, failed, skipped) = self.counts();
@@ -111,17 +130,25 @@ impl Report {
              from a registry on\nloopback that serves equivalents built from Debian packages; one \
              constant of the suite, the digest of\n`test-image-digest`, is replaced by the digest of \
              ours. Nothing else is changed.\n\n\
-             {passed} passed, {failed} failed, {skipped} skipped, of {} specs.\n\n\
-             | name | outcome |\n|---|---|\n",
+             {passed} passed, {failed} failed, {skipped} skipped, of {} specs.\n",
             self.specs.len()
         );
+        if self.elsewhere > 0 {
+            // Writing to a String cannot fail.
+            writeln!(
+                text,
+                "{} of them ran in the virtual machine of `make test-vm`, which has AppArmor.",
+                self.elsewhere
+            )
+            .ok();
+        }
+        text.push_str("\n| name | outcome |\n|---|---|\n");
         for spec in &self.specs {
             let outcome = match &spec.outcome {
                 Outcome::Passed => "passed".to_owned(),
                 Outcome::Failed(why) => format!("failed: {}", cell(why)),
                 Outcome::Skipped(why) => format!("skipped: {}", cell(why)),
             };
-            // Writing to a String cannot fail.
             writeln!(text, "| {} | {outcome} |", cell(&spec.name)).ok();
         }
         text
@@ -162,6 +189,40 @@ fn cell(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_skipped_here_and_ran_elsewhere_is_taken_from_there() {
+        let spec = |name: &str, outcome| Spec {
+            name: name.to_owned(),
+            outcome,
+        };
+        let report = |specs| Report {
+            specs,
+            seed: 1,
+            elsewhere: 0,
+        };
+        let skipped = || Outcome::Skipped("no".to_owned());
+        let failed = || Outcome::Failed("why".to_owned());
+        let mut here = report(vec![
+            spec("a", skipped()),
+            spec("b", skipped()),
+            spec("c", failed()),
+            spec("d", skipped()),
+        ]);
+        let there = report(vec![
+            spec("a", Outcome::Passed),
+            spec("b", failed()),
+            spec("c", Outcome::Passed),
+            spec("d", skipped()),
+        ]);
+        assert_eq!(here.merge(&there), 2);
+        let outcomes: Vec<_> = here.specs.iter().map(|spec| spec.outcome.clone()).collect();
+        assert_eq!(outcomes, [Outcome::Passed, failed(), failed(), skipped()]);
+        assert!(
+            here.table()
+                .contains("2 of them ran in the virtual machine")
+        );
+    }
 
     #[test]
     fn each_state_of_a_spec_becomes_a_row() {

@@ -12,7 +12,7 @@ use bulkhead_runtime::user_namespace;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::config::Config;
+use crate::config::{CgroupDriver, Config};
 use crate::container::stop::Stops;
 use crate::image::{ImageSettings, ImageStore};
 use crate::monitor::{Monitors, Notice};
@@ -21,7 +21,7 @@ use crate::node::{Node, NodeHandle};
 use crate::ops::inflight::Inflight;
 use crate::ops::tasks::Tasks;
 use crate::ops::turns::Turns;
-use crate::pod::supervise;
+use crate::pod::{scope, supervise};
 use crate::records::Records;
 use crate::security::apparmor::load::AppArmor;
 use crate::security::seccomp::SeccompCache;
@@ -96,6 +96,9 @@ async fn open(
     let tasks = Tasks::default();
     let features = Features::probe()?;
     let hierarchies = Hierarchies::probe()?;
+    if config.cgroup.driver == CgroupDriver::Systemd {
+        scope::check(&hierarchies).await?;
+    }
     let records = Records::open(&config.root.join("records.redb"))?;
     let images = ImageStore::open(image_settings(&config))?;
     let network = Network::open(NetworkSettings::from_config(

@@ -108,8 +108,14 @@ pub(super) const KEYS: &[Key] = &[
         "cdi.directories",
         "Directories with vendors' device files (CDI); a later one counts before an earlier one.",
     ),
-    key("cgroup.driver", "cgroupfs."),
-    key("cgroup.parent", "Cgroup of pods whose request names none."),
+    key(
+        "cgroup.driver",
+        "cgroupfs, or systemd: a scope per pod, in the slice the kubelet names. Needs cgroup v2.",
+    ),
+    key(
+        "cgroup.parent",
+        "Cgroup of pods whose request names none; with the systemd driver a slice.",
+    ),
     key(
         "user-namespaces.first-id",
         "First user and group id of the node that pods' user namespaces may be given.",

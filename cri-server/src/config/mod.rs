@@ -18,6 +18,7 @@ pub use schema::{
 pub use source::Origins;
 
 use crate::failure::Failure;
+use crate::spec::cgroup::slice_path;
 
 /// Where the configuration is read from unless told otherwise.
 pub const DEFAULT_FILE: &str = "/etc/bulkhead/config.toml";
@@ -98,14 +99,7 @@ fn check(config: &Config, origins: &Origins) -> Result<(), Failure> {
     check_handlers(&config.handlers).or_else(|why| wrong("handlers", why))?;
     check_network(&config.network).or_else(|(key, why)| wrong(key, why))?;
     check_streaming(&config.streaming).or_else(|(key, why)| wrong(key, why))?;
-    let parent = Path::new(&config.cgroup.parent);
-    let plain = |part| matches!(part, std::path::Component::Normal(_));
-    if !parent.is_absolute() || !parent.components().skip(1).all(plain) {
-        return wrong(
-            "cgroup.parent",
-            format!("is {parent:?}: an absolute path without .. is needed"),
-        );
-    }
+    check_cgroup(&config.cgroup).or_else(|why| wrong("cgroup.parent", why))?;
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
         return wrong("log.level", format!("is {:?}: {error}", config.log.level));
     }
@@ -188,6 +182,25 @@ fn check(config: &Config, origins: &Origins) -> Result<(), Failure> {
 
 fn as_u64(value: usize) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+/// The parent of pods that name none, in the form of the driver.
+fn check_cgroup(cgroup: &Cgroup) -> Result<(), String> {
+    let parent = &cgroup.parent;
+    let path = Path::new(parent);
+    let plain = |part| matches!(part, std::path::Component::Normal(_));
+    match cgroup.driver {
+        CgroupDriver::Cgroupfs if !path.is_absolute() || !path.components().skip(1).all(plain) => {
+            Err(format!(
+                "is {parent:?}: an absolute path without .. is needed"
+            ))
+        }
+        CgroupDriver::Systemd if slice_path(parent).is_err() => Err(format!(
+            "is {parent:?}: with cgroup.driver systemd a slice is needed, such as \
+             bulkhead-pods.slice"
+        )),
+        CgroupDriver::Cgroupfs | CgroupDriver::Systemd => Ok(()),
+    }
 }
 
 fn check_handlers(handlers: &[String]) -> Result<(), String> {

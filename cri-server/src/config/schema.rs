@@ -316,6 +316,8 @@ impl Default for Cgroup {
 pub enum CgroupDriver {
     /// The daemon, in the cgroup file system.
     Cgroupfs,
+    /// systemd makes a scope per pod, over D-Bus; the daemon what is below it.
+    Systemd,
 }
 
 /// Ids of the node that pods' user namespaces may have.

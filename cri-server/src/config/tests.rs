@@ -230,6 +230,11 @@ fn what_is_wrong_is_refused_with_file_line_and_way_out() {
             "cgroup.parent = \"/a/../b\"\n",
             "cgroup.parent is",
         ),
+        (
+            "a cgroup parent that isn't a slice with the driver that needs one",
+            "cgroup.driver = \"systemd\"\n",
+            "bulkhead-pods.slice",
+        ),
     ] {
         let dir = Dir::with("wrong", &[("config.toml", text)]);
         let failure = dir.load().err().map(|f| f.message().to_owned());

@@ -8,6 +8,7 @@ pub mod files;
 pub mod forward;
 pub mod remove;
 pub mod run;
+pub mod scope;
 pub mod stop;
 pub mod supervise;
 pub mod teardown;

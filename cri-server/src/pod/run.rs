@@ -7,7 +7,7 @@ use std::path::Path;
 use bulkhead_proto::runtime::v1::PodSandboxConfig;
 use bulkhead_runtime::monitor::wire::{CreatePod, PodPaths, Reply, Request};
 
-use super::{files, teardown, user_ids};
+use super::{files, scope, teardown, user_ids};
 use crate::clock::now;
 use crate::failure::{Doing, Failure, gone_is_done};
 use crate::network::{AttachRequest, netns};
@@ -58,7 +58,7 @@ fn intent(
         state: PodState::Creating,
         created_at: now(),
         boot_id: node.boot_id.clone(),
-        cgroup: spec::sandbox::cgroup_path(request, &node.config.cgroup.parent, id)?,
+        cgroup: spec::cgroup::path(request, &node.config.cgroup, id)?,
         monitor: None,
         paths: PodPaths::default(),
         netns: None,
@@ -109,6 +109,9 @@ async fn make(
     make_directories(&directory, request.log_directory.as_deref())?;
     let monitor = node.monitors.start(id, directory.clone()).await?;
     change(node, id, move |pod| pod.monitor = Some(monitor)).await?;
+    if let Some(scope) = spec::cgroup::scope(&plan.cgroup) {
+        scope::start(node, &scope, monitor.pid).await?;
+    }
     let (paths, netns) = create(node, id, plan).await?;
     change(node, id, move |pod| pod.paths = paths).await?;
     if let Some(netns) = netns {

@@ -34,6 +34,11 @@ pub(super) fn profile(
     };
     let reference = format!("{field}.localhost_ref");
     let localhost = text::plain(&reference, &message.localhost_ref, text::PATH)?;
+    // Some clients (critest) write the older string's prefix here too, and the peers take it.
+    let localhost = match localhost.strip_prefix("localhost/") {
+        Some(name) => name.to_owned(),
+        None => localhost,
+    };
     let chosen = match enumeration(&format!("{field}.profile_type"), message.profile_type)? {
         v1::security_profile::ProfileType::RuntimeDefault => Profile::RuntimeDefault,
         v1::security_profile::ProfileType::Unconfined => Profile::Unconfined,

@@ -523,7 +523,10 @@ impl RuntimeService for Service {
         &self,
         _request: Request<RuntimeConfigRequest>,
     ) -> Answered<RuntimeConfigResponse> {
-        rpc("RuntimeConfig", async { Ok(info::runtime_config()) }).await
+        rpc("RuntimeConfig", async {
+            Ok(info::runtime_config(&self.node))
+        })
+        .await
     }
 
     async fn update_pod_sandbox_resources(

@@ -5,6 +5,7 @@
 //! as a value. Every field of the OCI types is set by name, because their `Default` fills in a
 //! shell, limits, capabilities and mounts.
 
+pub mod cgroup;
 pub mod container;
 pub mod devices;
 pub mod mount_table;

@@ -1,11 +1,10 @@
-//! A pod's namespaces, sysctls and cgroup.
+//! A pod's namespaces and sysctls.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use bulkhead_runtime::monitor::wire::{CreatePod, NamespaceMode, PidMode};
 
-use crate::failure::Failure;
 use crate::request::SandboxRequest;
 use crate::request::namespaces::{Pid, Sharing};
 
@@ -21,29 +20,6 @@ const NETWORK_SYSCTLS: [(&str, &str); 2] = [
     ("net.ipv4.ip_unprivileged_port_start", "0"),
     (PING_GROUPS, "0 2147483647"),
 ];
-
-/// The cgroup of the pod with this id: a child of its parent, or of `default_parent`. Absolute
-/// within each hierarchy, and one that can be made: a pod recorded with another could not be taken
-/// down.
-pub fn cgroup_path(
-    request: &SandboxRequest,
-    default_parent: &str,
-    id: &str,
-) -> Result<String, Failure> {
-    let parent = request.cgroup_parent.as_deref().unwrap_or(default_parent);
-    let parts: Vec<&str> = parent.split('/').filter(|part| !part.is_empty()).collect();
-    if !parent.contains('/') && parent.ends_with(".slice") {
-        return Err(Failure::invalid(format!(
-            "linux.cgroup_parent: \"{parent}\" is a systemd slice, but this node's cgroup driver is \
-             cgroupfs; the kubelet asks for the driver by RuntimeConfig, or set its cgroupDriver to \
-             cgroupfs"
-        )));
-    }
-    let path = format!("/{}/{id}", parts.join("/"));
-    let checked = bulkhead_runtime::cgroup::check_path(&path);
-    checked.map_err(|error| Failure::from(error).context("linux.cgroup_parent"))?;
-    Ok(path)
-}
 
 /// What the pod with this id and state directory is made of.
 pub fn plan(request: &SandboxRequest, id: &str, directory: &Path, cgroup: &str) -> CreatePod {
@@ -183,25 +159,5 @@ mod tests {
                 ),
             ]
         );
-    }
-
-    #[test]
-    fn the_pod_s_cgroup_is_a_child_of_its_parent() {
-        for (parent, expected) in [
-            (None, Some("/bulkhead/pods/p1")),
-            (Some("/kubepods/pod1"), Some("/kubepods/pod1/p1")),
-            (Some("kubepods//pod1/"), Some("/kubepods/pod1/p1")),
-            (Some("/kubepods.slice/pod1.slice"), None),
-            (Some("kubepods-pod1.slice"), None),
-            (Some("/kubepods/cgroup.procs"), None),
-            (Some("/kubepods/a:b"), None),
-        ] {
-            let asked = SandboxRequest {
-                cgroup_parent: parent.map(str::to_owned),
-                ..request(0, 0, 0)
-            };
-            let path = cgroup_path(&asked, "/bulkhead/pods", "p1");
-            assert_eq!(path.ok().as_deref(), expected, "{parent:?}");
-        }
     }
 }

@@ -88,7 +88,7 @@ impl Part {
     }
 }
 
-/// Whether a group can have this path at all: absolute, of plain components, named as cgroupfs does.
+/// Whether a group can have this path at all: absolute, of plain components.
 ///
 /// # Errors
 /// What is wrong with it.
