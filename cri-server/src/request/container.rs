@@ -284,6 +284,13 @@ fn mounts(list: &[v1::Mount], sandbox: &SandboxRequest) -> Result<Vec<MountReque
     for (index, mount) in list.iter().enumerate() {
         let field = format!("mounts[{index}]");
         let mount = MountRequest::parse(&field, mount)?;
+        let own_maps = mount.image.is_some() && mount.id_maps.is_some();
+        if own_maps && mount.id_maps != sandbox.namespaces.user {
+            return Err(invalid(
+                &format!("{field}.uidMappings"),
+                "an image has the ids of the pod's user namespace: send those mappings or none",
+            ));
+        }
         if sandbox.namespaces.user.is_some() && mount.propagation == Propagation::Bidirectional {
             return Err(invalid(
                 &format!("{field}.propagation"),

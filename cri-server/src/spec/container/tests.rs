@@ -647,8 +647,29 @@ fn a_user_namespace_is_joined_first_with_its_maps_and_all_its_capabilities_can_b
 #[test]
 fn containers_share_the_pods_user_namespace_and_its_ids() {
     type Edit = fn(&mut Case);
-    let cases: [(Edit, Option<&str>); 6] = [
+    let cases: [(Edit, Option<&str>); 7] = [
         (|_| {}, None),
+        (
+            |case| {
+                let other = vec![v1::IdMapping {
+                    host_id: 7,
+                    container_id: 0,
+                    length: 1,
+                }];
+                case.container.mounts = vec![v1::Mount {
+                    container_path: "/data".into(),
+                    image: Some(v1::ImageSpec {
+                        image: "registry.example/data:1".into(),
+                        ..Default::default()
+                    }),
+                    readonly: true,
+                    uid_mappings: other.clone(),
+                    gid_mappings: other,
+                    ..Default::default()
+                }];
+            },
+            Some("mounts[0].uidMappings: an image"),
+        ),
         (
             |case| {
                 let options = case.context().namespace_options.as_mut().unwrap();
