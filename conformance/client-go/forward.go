@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"flag"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 )
@@ -37,6 +39,11 @@ func runForward(arguments []string) (*forwardResult, error) {
 	}
 	stop, ready := make(chan struct{}), make(chan struct{})
 	reported := newSink()
+	// What comes on an error stream goes there, not to the forwarder's own output.
+	handler := func(_ context.Context, err error, message string, _ ...any) {
+		fmt.Fprintln(reported, message, err)
+	}
+	runtime.ErrorHandlers = []runtime.ErrorHandler{handler}
 	ports := []string{fmt.Sprintf("0:%d", *port)}
 	addresses := []string{"127.0.0.1"}
 	forwarder, err := portforward.NewOnAddresses(dialer, addresses, ports, stop, ready, io.Discard, reported)

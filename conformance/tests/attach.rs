@@ -113,7 +113,7 @@ async fn a_slow_client_is_dropped_and_harms_neither_log_nor_process_nor_others()
     fs::write(volume.join("go"), "")?;
     assert_eq!(rig.node.wait_exit(&id).await?.exit_code, 0);
     let took: u64 = fs::read_to_string(volume.join("go"))?.parse()?;
-    assert!(took < 20_000, "the process was held for {took} ms");
+    assert!(took < 2000, "one line took {took} ms");
     let whole: String = (0..LINES).map(|line| format!("{line:099}\n")).collect();
     for reader in readers {
         let (output, _) = reader.join().expect("no panic")?;

@@ -116,24 +116,24 @@ async fn abrupt_ends_leave_neither_descriptors_nor_processes() -> Result<()> {
     let init = rig.node.init_pid(&id).await?;
     let monitor = monitor_of(init)?;
     let before = (descriptors(rig.node.pid())?, descriptors(monitor)?);
+    // Nobody kills the command of a client that vanished: its stdin ends (`docs/streaming.md`).
+    let script = "while echo line; do :; done & cat > /dev/null; kill $!";
+    let streams = Streams {
+        stdin: true,
+        tty: false,
+    };
     for round in 0..20 {
         let protocol = PROTOCOLS[round % 2];
-        let command = ["sh", "-c", "while echo line; do :; done"];
-        let url = rig.node.exec_url(&id, &command, Streams::default()).await?;
+        let command = ["sh", "-c", script];
+        let url = rig.node.exec_url(&id, &command, streams).await?;
+        let mut arguments = vec!["exec", "-protocol", protocol, "-hold-stdin", "5m"];
         if round % 4 < 2 {
-            let arguments = [
-                "exec",
-                "-no-stdin",
-                "-protocol",
-                protocol,
-                "-abort-after",
-                "100000",
-                &url,
-            ];
+            arguments.extend(["-abort-after", "100000", &url]);
             let done = client_go(&arguments).await?;
             assert!(done["bytes"].as_u64() >= Some(100_000), "{done}");
         } else {
-            let mut client = start_client_go(&["exec", "-no-stdin", "-protocol", protocol, &url])?;
+            arguments.push(&url);
+            let mut client = start_client_go(&arguments)?;
             tokio::time::sleep(Duration::from_millis(100)).await;
             client.kill().await?;
         }

@@ -148,7 +148,9 @@ async fn crictl_exec_at_a_terminal_follows_its_size_and_gives_the_exit_code() ->
         shell.resize(44, 122)?;
         settled(&mut shell, "44 122").await.context(transport)?;
         // The interrupt character is the terminal's inside, not crictl's own.
-        shell.send("sleep 1000\n\x03")?;
+        shell.send("echo go''ing; sleep 1000\n")?;
+        shell.expect("going").await.context(transport)?;
+        shell.send("\x03")?;
         shell.send("echo sti''ll\n")?;
         shell.expect("still").await.context(transport)?;
         shell.send("exit 3\n")?;
