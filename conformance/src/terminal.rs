@@ -87,7 +87,7 @@ impl Terminal {
             let all = String::from_utf8_lossy(&shown).into_owned();
             let after = all
                 .find(text)
-                .map(|at| all[at + text.len()..].as_bytes().to_vec());
+                .map(|at| all.as_bytes()[at + text.len()..].to_vec());
             Ok(after.map(|after| *shown = after))
         });
         found.await.with_context(|| {

@@ -102,7 +102,7 @@ async fn a_daemon_killed_while_it_makes_pods_and_containers_leaves_nothing_half_
     for (round, delay) in [2, 5, 9, 14, 20, 27, 35, 50, 80].into_iter().enumerate() {
         let config = pods::pod(&rig.node, &format!("half-{round}"));
         let (mut client, image) = (rig.node.runtime.clone(), busybox.clone());
-        let making = tokio::spawn(async move {
+        let making = async move {
             let request = cri::RunPodSandboxRequest {
                 config: Some(config.clone()),
                 runtime_handler: String::new(),
@@ -118,10 +118,11 @@ async fn a_daemon_killed_while_it_makes_pods_and_containers_leaves_nothing_half_
             client
                 .start_container(cri::StartContainerRequest { container_id })
                 .await
-        });
-        tokio::time::sleep(Duration::from_millis(delay)).await;
+        };
+        tokio::pin!(making);
+        // Whether it was done by then differs from round to round.
+        drop(tokio::time::timeout(Duration::from_millis(delay), &mut making).await);
         rig.node.kill()?;
-        drop(making.await);
         rig.node.launch().await?;
         for pod in rig.node.list_pods().await? {
             let state = pod.state();
