@@ -163,9 +163,9 @@ async fn crictl_exec_at_a_terminal_follows_its_size_and_gives_the_exit_code() ->
 /// Asks for the terminal's size until it is that: a resize has no answer.
 async fn settled(shell: &mut Terminal, size: &str) -> Result<()> {
     let script =
-        format!("until [ \"$(stty size)\" = '{size}' ]; do usleep 50000; done; echo si''ze\n");
+        format!("until [ \"$(stty size)\" = '{size}' ]; do usleep 50000; done; echo fit''ted\n");
     shell.send(&script)?;
-    shell.expect("size").await
+    shell.expect("fitted").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
