@@ -332,7 +332,7 @@ async fn modes_and_mappings_are_taken_or_refused_by_name() -> Result<()> {
             "userns_options.uids[0].container_id",
         ),
         (with(Pod, one(0, 0, 10)), "userns_options.uids[0].host_id"),
-        (with(Pod, one(0, 1000, 10)), "user-namespaces.first-id"),
+        (with(Pod, one(0, 999, 10)), "user-namespaces.first-id"),
         (
             with(Pod, one(0, u32::MAX - 5, 10)),
             "userns_options.uids[0].length",

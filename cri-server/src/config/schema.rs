@@ -330,10 +330,11 @@ pub struct UserNamespaces {
 
 impl Default for UserNamespaces {
     fn default() -> Self {
-        // Above the node's own users and below the last block of 65,536, where some systems keep theirs.
+        // Above the node's system accounts, as critest asks for ids from 1000 on, and below the last
+        // block of 65,536, where some systems keep theirs.
         Self {
-            first_id: 65_536,
-            ids: 4_294_836_224,
+            first_id: 1000,
+            ids: 4_294_900_760,
         }
     }
 }
